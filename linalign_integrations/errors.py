@@ -1,0 +1,76 @@
+"""Every error a caller can catch. Each says what was wrong and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class LinAlignError(Exception):
+    """Base of every error raised by this package."""
+
+
+class InvalidPreferences(LinAlignError, ValueError):
+    """Preferences cannot mean anything: an empty principle, a negative ratio, a budget of zero."""
+
+
+class InvalidSampling(LinAlignError, ValueError):
+    """Sampling parameters lie outside their range."""
+
+
+class InvalidMessages(LinAlignError, ValueError):
+    """A conversation is empty, malformed, or cannot be rendered by the model's chat template."""
+
+
+class PromptTooLong(LinAlignError, ValueError):
+    """A prompt leaves no room for an answer in the model's context.
+
+    Attributes:
+        prompt_tokens: length of the longest branch prompt, in tokens.
+        context_length: most tokens, prompt and answer together, that the model can hold.
+    """
+
+    def __init__(self, message: str, *, prompt_tokens: int, context_length: int) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+
+
+class ModelNotFound(LinAlignError, LookupError):
+    """No model was named, or the name is neither a folder nor a reachable Hugging Face model."""
+
+
+class UnsupportedModel(LinAlignError, ValueError):
+    """The model exists but cannot be used: not a causal decoder, or no safetensors weights."""
+
+
+class MissingExtra(LinAlignError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class EngineClosed(LinAlignError, RuntimeError):
+    """The engine was closed; load the model again to go on."""
+
+
+class GenerationFailed(LinAlignError, RuntimeError):
+    """The model produced no usable distribution for the next token."""
+
+
+class ProfileNotFound(LinAlignError, LookupError):
+    """A user has no stored profile, or no profile store was given to look them up in."""
+
+
+class ProfileUnreadable(LinAlignError, ValueError):
+    """A stored profile exists but cannot be read as preferences; it is kept as it is."""
+
+
+def describe(error: ValidationError) -> str:
+    """One line a person can act on, for each field that a pydantic model refused."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(map(str, item["loc"])) or error.title
+        shown = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
+        lines.append(f"{place}: {item['msg']}{shown}")
+    return "; ".join(lines)
