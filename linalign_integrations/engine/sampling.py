@@ -1,0 +1,129 @@
+"""How the next token is drawn from what the model, aligned or not, holds likely."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from linalign_integrations.alignment import AlignedStep, Candidates, direction, nucleus, take_step
+from linalign_integrations.errors import GenerationFailed, InvalidSampling, describe
+
+if TYPE_CHECKING:
+    from linalign_integrations.preferences.model import Preferences
+
+# Below this a distribution at that temperature is its most likely token, to float precision.
+_COLD = 1e-5
+
+
+def _as_stops(value: object) -> object:
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
+class SamplingParams(BaseModel):
+    """How to draw an answer. Frozen, hashable, compared by value.
+
+    Raises:
+        InvalidSampling: a field lies outside its range; the message names it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(
+        default=0.7, ge=0, allow_inf_nan=False, description="0 always takes the likeliest token."
+    )
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Mass of the nucleus drawn from.")
+    top_k: int | None = Field(default=None, ge=1, description="Most tokens to draw from.")
+    seed: int | None = Field(
+        default=None, description="Same seed, same answer; None draws a fresh one."
+    )
+    max_tokens: int = Field(default=512, ge=1, description="Most tokens of the answer.")
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_stops)] = (
+        Field(default=(), description="Texts that end the answer; they are not part of it.")
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidSampling(describe(error)) from error
+
+
+def distribution(
+    logits: Tensor,
+    plain: int,
+    terms: tuple[tuple[int, float], ...],
+    preferences: Preferences,
+    sampling: SamplingParams,
+) -> AlignedStep:
+    """What the next token of one request is drawn from.
+
+    Without principles this is the model's own distribution. With principles only their plausible
+    set may be drawn from, moved along the direction where there is one. Temperature 0 aligns at
+    temperature 1, so that the plausible set keeps a meaning.
+
+    Args:
+        logits: ``[branches, vocab]`` of the request, the prompted branch first.
+        plain: index of the branch without principles.
+        terms: ``(index, weight)`` of the branches that pull the answer away from the plain one.
+        preferences: the request's; only its numbers are used here.
+        sampling: the request's.
+
+    Raises:
+        GenerationFailed: the logits contain NaN, or every token is forbidden.
+    """
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise GenerationFailed(
+            "the model gave no usable logits (NaN, infinite, or every token forbidden): "
+            "try dtype='float32', and check the weights"
+        )
+    cold = sampling.temperature < _COLD
+    heat = logits.new_tensor([1.0 if cold else sampling.temperature], dtype=torch.double)
+    if not preferences.aligns:
+        top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
+        own = nucleus(logits[:1], heat, heat.new_tensor([sampling.top_p]), top_k)
+        still = torch.zeros_like(heat)
+        return AlignedStep(own.token_ids, own.log_probs, still, still)
+    plausible = nucleus(logits[:1], heat, heat.new_tensor([preferences.plausibility]))
+    push = torch.zeros_like(plausible.log_probs)
+    if terms:
+        rows = [index for index, _ in terms]
+        weights = heat.new_tensor([[weight for _, weight in terms]])
+        at_tokens = logits[:, plausible.token_ids[0]]
+        push = direction(at_tokens[rows][None], at_tokens[plain][None], weights)
+    budget = torch.inf if preferences.kl_budget is None else preferences.kl_budget
+    step = take_step(
+        plausible,
+        push,
+        temperature=heat,
+        ratio=heat.new_tensor([preferences.ratio if terms else 0.0]),
+        kl_budget=heat.new_tensor([budget]),
+    )
+    if cold or sampling.top_k is not None or sampling.top_p < 1:
+        top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
+        kept = nucleus(
+            step.log_probs, torch.ones_like(heat), heat.new_tensor([sampling.top_p]), top_k
+        )
+        token_ids = step.token_ids.gather(-1, kept.token_ids)
+        return AlignedStep(token_ids, kept.log_probs, step.ratio, step.kl)
+    return step
+
+
+def draw(candidates: Candidates | AlignedStep, seed: int, position: int) -> int:
+    """One token of a single request, by inverting the cumulative distribution.
+
+    The only randomness is ``(seed, position)``, so an answer does not depend on what else runs.
+    """
+    mass = candidates.log_probs[0].exp().cumsum(-1)
+    threshold = uniform(seed, position) * mass[-1]
+    place = int(torch.searchsorted(mass, threshold, right=True))
+    return int(candidates.token_ids[0, min(place, len(mass) - 1)])
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments."""
+    digest = blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53

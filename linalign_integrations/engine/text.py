@@ -1,0 +1,77 @@
+"""Tokens to text as they come: whole characters only, and never a part of a stop string."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from linalign_integrations.prompts import PromptFormat
+
+_REPLACEMENT = "\ufffd"
+# An unfinished character is at most three bytes, and some tokenizers show a mark for each.
+_UNFINISHED = 3
+# Tokens decoded again before each new one, so that tokenizers which treat the start of a text
+# specially (a dropped leading space) see where they are.
+_CONTEXT = 6
+
+
+class TextAssembler:
+    """Grows an answer's text token by token.
+
+    Args:
+        form: decodes tokens.
+        stop: texts that end the answer; the earliest one cuts it, and is not part of it.
+    """
+
+    def __init__(self, form: PromptFormat, stop: tuple[str, ...]) -> None:
+        self._form = form
+        self._stop = stop
+        self._token_ids: list[int] = []
+        self._settled = 0
+        self._given = 0
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain after this token; what may yet change is held back."""
+        self._token_ids.append(token_id)
+        text = self._decode_new()
+        whole = text.rstrip(_REPLACEMENT)
+        whole = text[: max(len(whole), len(text) - _UNFINISHED)]
+        fresh, self._given = whole[self._given :], len(whole)
+        if whole == text:
+            self._settled, self._given = len(self._token_ids), 0
+        return self._release(fresh, last=False)
+
+    def finish(self) -> str:
+        """The rest of the text, when no more tokens come."""
+        return self._release(self._decode_new()[self._given :], last=True)
+
+    def _decode_new(self) -> str:
+        start = max(0, self._settled - _CONTEXT)
+        known = self._form.decode(self._token_ids[start : self._settled])
+        return self._form.decode(self._token_ids[start:])[len(known) :]
+
+    def _release(self, text: str, *, last: bool) -> str:
+        if self.stopped:
+            return ""
+        held = self._held + text
+        found = [place for place in (held.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return held[: min(found)]
+        keep = 0 if last else self._possible_stop(held)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def _possible_stop(self, text: str) -> int:
+        """Length of the longest end of ``text`` that is the start of a stop string."""
+        return max(
+            (
+                size
+                for stop in self._stop
+                for size in range(1, min(len(stop), len(text) + 1))
+                if text.endswith(stop[:size])
+            ),
+            default=0,
+        )

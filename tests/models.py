@@ -1,0 +1,145 @@
+"""Tiny models with random weights, and tokenizers with known templates."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from linalign_integrations import Engine
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_WITH_DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n"
+    "{% endif %}" + CHATML
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+SPECIAL = {
+    "chatml": ["<|im_start|>", "<|im_end|>"],
+    "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "gemma": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+    "none": ["<|endoftext|>"],
+}
+TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "gemma": GEMMA, "none": None}
+BOS = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}
+VOCAB = 300
+
+
+@cache
+def tokenizer(style: str = "chatml") -> PreTrainedTokenizerFast:
+    """A tokenizer with a token per byte, a few merges, and the style's control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("e", "r"), ("Ġ", "a")]
+    words = [*alphabet, *("".join(pair) for pair in merges)]
+    core = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = SPECIAL[style]
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=special[-1],
+        bos_token=BOS.get(style),
+        additional_special_tokens=special,
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = TEMPLATES[style]
+    return made
+
+
+_SIZE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+    # Random models end at random; the tests want answers of a known length.
+    "eos_token_id": VOCAB - 1,
+    "bos_token_id": None,
+    "pad_token_id": None,
+    # Tied embeddings of random models repeat the last token for ever.
+    "tie_word_embeddings": False,
+}
+_DECODER = {**_SIZE, "intermediate_size": 64, "num_key_value_heads": 2}
+
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**_DECODER),
+    "qwen2": Qwen2Config(**_DECODER),
+    "qwen3": Qwen3Config(**_DECODER, head_dim=8),
+    "mistral": MistralConfig(**_DECODER, sliding_window=24),
+    "gemma3": Gemma3TextConfig(
+        **{**_DECODER, "num_hidden_layers": 4},
+        head_dim=8,
+        sliding_window=12,
+        layer_types=[
+            "sliding_attention",
+            "sliding_attention",
+            "full_attention",
+            "sliding_attention",
+        ],
+    ),
+    "phi3": Phi3Config(**_DECODER, sliding_window=24),
+    "gpt2": GPT2Config(**_SIZE),
+    "gpt_neox": GPTNeoXConfig(**_SIZE, intermediate_size=64),
+}
+
+
+@cache
+def model(kind: str = "llama") -> PreTrainedModel:
+    """A model of that architecture whose next-token distributions are far from flat."""
+    torch.manual_seed(sum(map(ord, kind)))
+    made = AutoModelForCausalLM.from_config(CONFIGS[kind], dtype=torch.float32).eval()
+    with torch.no_grad():
+        # Freshly initialised logits are nearly equal; spread them as a trained model's are.
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0)
+        head = made.get_output_embeddings().weight
+        for _ in range(3):
+            spread = made(torch.arange(20, 60)[None]).logits.std()
+            head.mul_(2.5 / spread)
+    return made
+
+
+@cache
+def engine(kind: str = "llama", style: str = "chatml") -> Engine:
+    """An engine over the two."""
+    return Engine(model(kind), tokenizer(style), model_id=f"tiny-{kind}")
+
+
+@cache
+def endless() -> Engine:
+    """An engine whose answers end by length only, whatever random weights draw."""
+    made = Engine(model(), tokenizer(), model_id="tiny-endless")
+    made._end_tokens = frozenset()
+    return made

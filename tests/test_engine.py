@@ -1,0 +1,424 @@
+"""The engine: loading, streaming, stopping, sharing, failing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from models import VOCAB, endless, engine, model, tokenizer
+from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM
+
+from linalign_integrations import Engine, Preferences, SamplingParams
+from linalign_integrations.engine.sampling import draw, uniform
+from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.errors import (
+    EngineClosed,
+    GenerationFailed,
+    InvalidSampling,
+    ModelNotFound,
+    PromptTooLong,
+    UnsupportedModel,
+)
+from linalign_integrations.prompts import PromptFormat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BRIEF = Preferences(principles=["Be brief."])
+
+
+def sampling(**fields: object) -> SamplingParams:
+    return SamplingParams(**{"seed": 3, "max_tokens": 20, **fields})
+
+
+def test_a_stream_s_pieces_are_the_answer_that_generate_gives() -> None:
+    result = engine().generate("Hi", preferences=BRIEF, sampling=sampling())
+    pieces = list(engine().stream("Hi", preferences=BRIEF, sampling=sampling()))
+    assert "".join(piece.text for piece in pieces) == result.text
+    assert tuple(token for piece in pieces for token in piece.token_ids) == result.token_ids
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert (pieces[-1].finish_reason, pieces[-1].usage) == (result.finish_reason, result.usage)
+    assert result.kl == pytest.approx(sum(piece.kl for piece in pieces))
+    assert result.kl > 0
+
+
+async def test_the_async_forms_give_the_same_answer() -> None:
+    expected = engine().generate("Hi", preferences=BRIEF, sampling=sampling())
+    assert await engine().agenerate("Hi", preferences=BRIEF, sampling=sampling()) == expected
+    streamed = engine().astream("Hi", preferences=BRIEF, sampling=sampling())
+    assert "".join([piece.text async for piece in streamed]) == expected.text
+
+
+def test_usage_counts_the_prompted_branch_once_and_all_branches_together() -> None:
+    branches = engine().branches("Hi", preferences=BRIEF)
+    usage = engine().generate("Hi", preferences=BRIEF, sampling=sampling()).usage
+    assert usage.prompt_tokens == len(branches[0].token_ids)
+    assert usage.branch_tokens == sum(len(branch.token_ids) for branch in branches)
+    assert usage.completion_tokens == 20
+    assert usage.total_tokens == usage.prompt_tokens + 20
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another() -> None:
+    answers = {
+        seed: engine().generate("Hi", preferences=BRIEF, sampling=sampling(seed=seed)).token_ids
+        for seed in (1, 2)
+    }
+    assert answers[1] != answers[2]
+    again = engine().generate("Hi", preferences=BRIEF, sampling=sampling(seed=1))
+    assert again.token_ids == answers[1]
+
+
+def test_without_a_seed_answers_differ() -> None:
+    answers = {engine().generate("Hi", sampling=sampling(seed=None)).token_ids for _ in range(3)}
+    assert len(answers) == 3
+
+
+def test_drawn_tokens_follow_the_distribution() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    from linalign_integrations.alignment import nucleus
+
+    candidates = nucleus(logits, torch.ones(1), torch.ones(1))
+    counts = torch.zeros(4)
+    for position in range(4000):
+        counts[draw(candidates, 11, position)] += 1
+    torch.testing.assert_close(counts / 4000, logits[0].softmax(-1), atol=0.02, rtol=0)
+
+
+def test_the_random_numbers_are_uniform_and_depend_on_seed_and_position_only() -> None:
+    numbers = torch.tensor([uniform(seed, n) for seed in range(40) for n in range(40)])
+    assert abs(numbers.mean() - 0.5) < 0.02
+    assert abs(numbers.var() - 1 / 12) < 0.01
+    assert len(numbers.unique()) == len(numbers)
+    assert uniform(5, 6) == uniform(5, 6) != uniform(6, 5)
+
+
+@pytest.mark.parametrize("fields", [{"top_k": 3}, {"top_p": 0.3}, {"top_k": 5, "top_p": 0.5}])
+@pytest.mark.parametrize("preferences", [Preferences(), BRIEF])
+def test_top_k_and_top_p_bound_what_may_be_drawn(fields: dict, preferences: Preferences) -> None:
+    """Each drawn token is among those that the same distribution, sorted, allows."""
+    from linalign_integrations.alignment import align
+
+    prompts = {
+        branch.name: list(branch.token_ids)
+        for branch in engine().branches("Hi", preferences=preferences)
+    }
+    result = engine().generate(
+        "Hi", preferences=preferences, sampling=sampling(temperature=1.0, **fields)
+    )
+    for token in result.token_ids:
+        with torch.no_grad():
+            z = {name: model()(torch.tensor([ids])).logits[:, -1] for name, ids in prompts.items()}
+        if preferences.principles:
+            step = align(z["prompted"], z["plain"], ratio=2.0)
+            probs = torch.zeros(VOCAB, dtype=torch.double)
+            probs[step.token_ids[0]] = step.log_probs[0].exp()
+        else:
+            probs = z["plain"][0].double().softmax(-1)
+        ranked, order = probs.sort(descending=True)
+        ranked, order = ranked[: fields.get("top_k")], order[: fields.get("top_k")]
+        ranked = ranked / ranked.sum()
+        allowed = order[ranked.cumsum(-1) - ranked < fields.get("top_p", 1.0) + 1e-6]
+        assert token in allowed
+        for ids in prompts.values():
+            ids.append(token)
+
+
+def test_any_end_of_sequence_token_ends_the_answer() -> None:
+    free = engine().generate("Hi", sampling=sampling()).token_ids
+    ending = copy.deepcopy(model())
+    ending.generation_config.eos_token_id = [VOCAB - 1, free[7]]
+    ended = Engine(ending, tokenizer(), model_id="tiny").generate("Hi", sampling=sampling())
+    assert ended.finish_reason == "stop"
+    assert ended.token_ids == free[: free.index(free[7]) + 1]
+    assert ended.usage.completion_tokens == len(ended.token_ids)
+    assert ended.text == tokenizer().decode(ended.token_ids[:-1], skip_special_tokens=True)
+
+
+class Scripted:
+    """A format whose tokens are the given texts, so that text handling is tested by itself."""
+
+    def __init__(self, *tokens: bytes) -> None:
+        self.tokens = tokens
+
+    def decode(self, token_ids: list[int]) -> str:
+        return b"".join(self.tokens[token] for token in token_ids).decode(errors="replace")
+
+
+def assemble(stop: tuple[str, ...], *tokens: bytes) -> tuple[list[str], bool]:
+    text = TextAssembler(Scripted(*tokens), stop)  # type: ignore[arg-type]
+    pieces = []
+    for token in range(len(tokens)):
+        pieces.append(text.push(token))
+        if text.stopped:
+            break
+    pieces.append(text.finish())
+    return pieces, text.stopped
+
+
+def test_a_stop_string_may_span_tokens_and_no_part_of_it_is_emitted() -> None:
+    pieces, stopped = assemble(("\n\nUser:",), b"Hello", b"\n", b"\nUs", b"er", b": more")
+    assert stopped
+    assert pieces == ["Hello", "", "", "", "", ""]
+
+
+def test_what_only_looked_like_a_stop_string_is_emitted_after_all() -> None:
+    pieces, stopped = assemble(("\n\nUser:",), b"a\n", b"\nUsual", b" text")
+    assert not stopped
+    assert pieces == ["a", "\n\nUsual", " text", ""]
+
+
+def test_held_back_text_comes_out_at_the_end() -> None:
+    pieces, stopped = assemble(("END",), b"the E", b"N")
+    assert (pieces, stopped) == (["the ", "", "EN"], False)
+
+
+def test_the_earliest_of_several_stop_strings_counts() -> None:
+    assert assemble(("world", "lo w"), b"hello world") == (["hel", ""], True)
+
+
+def test_a_character_is_never_cut() -> None:
+    boat = "⛵é🏴‍☠️".encode()
+    pieces, _ = assemble((), *[boat[i : i + 1] for i in range(len(boat))])
+    assert "".join(pieces) == boat.decode()
+    assert all("\ufffd" not in piece for piece in pieces)
+
+
+def test_bytes_that_never_become_a_character_are_shown_as_such() -> None:
+    pieces, _ = assemble((), b"a", b"\xff", b"b", b"\xe2\x82")
+    assert "".join(pieces) == "a\ufffdb\ufffd"
+
+
+def test_streamed_text_equals_the_decoded_tokens_for_random_bytes() -> None:
+    form = PromptFormat(tokenizer())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        ids = torch.randint(0, 262, (40,), generator=generator).tolist()
+        text = TextAssembler(form, ())
+        streamed = "".join([text.push(token) for token in ids]) + text.finish()
+        assert streamed == tokenizer().decode(ids)
+
+
+def test_a_stop_string_ends_a_real_answer_before_it() -> None:
+    free = engine().generate("Hi", sampling=sampling(max_tokens=40))
+    stop = free.text[10:13]
+    result = engine().generate("Hi", sampling=sampling(max_tokens=40, stop=stop))
+    assert result.finish_reason == "stop"
+    assert result.text == free.text[: free.text.index(stop)]
+    assert result.token_ids == free.token_ids[: len(result.token_ids)]
+    assert len(result.token_ids) < len(free.token_ids)
+
+
+def test_an_answer_ends_where_the_context_does() -> None:
+    small = copy.deepcopy(model())
+    small.config.max_position_embeddings = 40
+    short = Engine(small, tokenizer(), model_id="tiny")
+    result = short.generate("Hi", sampling=sampling(max_tokens=500))
+    assert result.finish_reason == "length"
+    assert result.usage.total_tokens == 40
+    with pytest.raises(PromptTooLong, match=r"is \d+ tokens long.* takes at most 39") as caught:
+        short.generate("Hello there, this is far too long for it.")
+    assert caught.value.context_length == 40
+    assert caught.value.prompt_tokens > 39
+
+
+def test_a_principle_longer_than_the_context_is_refused_with_its_share() -> None:
+    with pytest.raises(PromptTooLong, match=r"\d{4} of them principles"):
+        engine().generate("Hi", preferences=Preferences(principles=["x " * 1200]))
+
+
+def test_rows_grow_beyond_their_first_capacity() -> None:
+    long = endless().generate("Hi", preferences=BRIEF, sampling=sampling(max_tokens=300))
+    short = endless().generate("Hi", preferences=BRIEF, sampling=sampling(max_tokens=30))
+    assert len(long.token_ids) == 300
+    assert long.token_ids[:30] == short.token_ids
+
+
+def test_requests_from_many_threads_each_get_their_own_answer() -> None:
+    users = [f"Principle number {n}." for n in range(12)]
+
+    def ask(principle: str) -> tuple[int, ...]:
+        preferences = Preferences(principles=[principle])
+        return engine().generate("Hi", preferences=preferences, sampling=sampling()).token_ids
+
+    alone = [ask(user) for user in users]
+    assert len(set(alone)) > 6
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, users)) == alone
+
+
+def test_streams_may_be_read_in_turns_by_one_thread() -> None:
+    expected = [engine().generate(text, sampling=sampling()).text for text in ("a", "b")]
+    streams = [engine().stream(text, sampling=sampling()) for text in ("a", "b")]
+    pairs = list(zip(*streams, strict=True))
+    assert ["".join(piece.text for piece in side) for side in zip(*pairs, strict=True)] == expected
+
+
+async def test_many_tasks_each_get_their_own_answer() -> None:
+    users = [Preferences(principles=[f"Principle {n}."]) for n in range(10)]
+    alone = [engine().generate("Hi", preferences=u, sampling=sampling()) for u in users]
+    together = await asyncio.gather(
+        *(engine().agenerate("Hi", preferences=u, sampling=sampling()) for u in users)
+    )
+    assert list(together) == alone
+
+
+async def test_a_cancelled_answer_leaves_the_engine_usable() -> None:
+    async def listen() -> None:
+        async for _ in endless().astream("Hi", sampling=sampling(max_tokens=400)):
+            started.set()
+
+    started = asyncio.Event()
+    task = asyncio.create_task(listen())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert endless().generate("Hi", sampling=sampling()).finish_reason == "length"
+
+
+def test_inference_mode_does_not_leak_out_of_a_stream() -> None:
+    for _ in engine().stream("Hi", preferences=BRIEF, sampling=sampling(max_tokens=3)):
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_input_is_checked_when_a_stream_is_asked_for_not_when_it_is_read() -> None:
+    with pytest.raises(PromptTooLong):
+        engine().stream("x" * 2100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": 0}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": [""]}, "stop"),
+        ({"temprature": 1}, "temprature"),
+    ],
+)
+def test_sampling_out_of_range_is_refused_by_name(fields: dict, words: str) -> None:
+    with pytest.raises(InvalidSampling, match=words):
+        SamplingParams(**fields)
+
+
+def test_a_model_that_gives_nan_fails_with_a_clear_error_and_the_next_request_works() -> None:
+    broken = copy.deepcopy(model())
+    sick = Engine(broken, tokenizer(), model_id="tiny")
+    weight = broken.get_output_embeddings().weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    with pytest.raises(GenerationFailed, match="no usable logits"):
+        sick.generate("Hi")
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert sick.generate("Hi", sampling=sampling()) == engine().generate("Hi", sampling=sampling())
+
+
+def test_a_folder_is_loaded_once_however_often_it_is_asked_for(folder: Path) -> None:
+    found: list[Engine] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(Engine.load(folder, dtype="float32")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 1
+    assert Engine.load(str(folder), dtype="bfloat16") is not found[0]
+    expected = engine().generate("Hi", preferences=BRIEF, sampling=sampling())
+    assert found[0].generate("Hi", preferences=BRIEF, sampling=sampling()) == expected
+
+
+def test_a_closed_engine_says_so_and_loading_again_gives_a_new_one(folder: Path) -> None:
+    first = Engine.load(folder, dtype="float64")
+    running = first.stream("Hi")
+    next(running)
+    first.close()
+    for use in (lambda: next(running), lambda: first.generate("Hi"), lambda: first.stream("Hi")):
+        with pytest.raises(EngineClosed, match=r"Engine\.load again"):
+            use()
+    assert Engine.load(folder, dtype="float64") is not first
+
+
+def test_the_model_may_be_named_by_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINALIGN_MODEL", raising=False)
+    with pytest.raises(ModelNotFound, match="model= or set LINALIGN_MODEL"):
+        Engine.load()
+    monkeypatch.setenv("LINALIGN_MODEL", str(folder))
+    assert Engine.load(dtype="float32") is Engine.load(folder, dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "a/b/c"])
+def test_an_unknown_folder_is_not_found(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="there is no folder"):
+        Engine.load(name)
+
+
+def test_an_unknown_hub_model_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFound, match=r"'nobody/nothing'.*not a folder"):
+        Engine.load("nobody/nothing")
+
+
+def test_a_folder_without_a_model_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no config\.json"):
+        Engine.load(tmp_path)
+
+
+def test_a_folder_with_a_broken_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(UnsupportedModel, match=r"config\.json"):
+        Engine.load(tmp_path)
+
+
+def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="not a causal language model"):
+        Engine.load(tmp_path)
+
+
+def test_a_model_with_recurrent_state_is_refused_and_not_run_wrongly() -> None:
+    config = MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4)
+    with pytest.raises(UnsupportedModel):
+        Engine(MambaForCausalLM(config).eval(), tokenizer(), model_id="tiny-mamba")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    model().config.save_pretrained(tmp_path)
+    torch.save(model().state_dict(), tmp_path / "pytorch_model.bin")
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="safetensors"):
+        Engine.load(tmp_path)
+
+
+def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    held.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(held, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedModel, match=r"incomplete.*up_proj"):
+        Engine.load(tmp_path)
+
+
+def test_an_unknown_dtype_is_refused(folder: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="unknown dtype 'int8'"):
+        Engine.load(folder, dtype="int8")

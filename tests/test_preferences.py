@@ -1,0 +1,235 @@
+"""Principles, preferences, where they come from, and where they are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from linalign_integrations import Preferences, Principle, open_profiles, use_preferences
+from linalign_integrations.errors import (
+    InvalidPreferences,
+    LinAlignError,
+    MissingExtra,
+    ProfileNotFound,
+    ProfileUnreadable,
+)
+from linalign_integrations.preferences import resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def said(**levels: object) -> list[str]:
+    return [principle.text for principle in resolve(**levels).principles]
+
+
+def test_principles_may_be_strings_one_string_mappings_or_principles() -> None:
+    expected = (Principle("Be brief."), Principle("I am vegan.", 2.0))
+    mixed = Preferences(principles=["Be brief.", {"text": "I am vegan.", "weight": 2.0}])
+    assert mixed.principles == expected
+    assert Preferences(principles="Be brief.").principles == expected[:1]
+    assert Preferences(principles=expected[1]).principles == expected[1:]
+    assert Preferences.model_validate_json(mixed.model_dump_json()) == mixed
+
+
+def test_preferences_are_values() -> None:
+    one, two = (Preferences(principles=["A."], ratio=3.0) for _ in range(2))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert repr(one) == repr(two)
+    assert one != Preferences(principles=["B."], ratio=3.0)
+    with pytest.raises(ValueError, match="frozen"):
+        one.ratio = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"principles": [""]}, "text"),
+        ({"principles": ["   "]}, "text"),
+        ({"principles": [7]}, "principles"),
+        ({"principles": 7}, "principles"),
+        ({"principles": [{"text": 7}]}, "text"),
+        ({"principles": [{"weight": 1}]}, "text"),
+        ({"ratio": -1}, "ratio.*greater than or equal to 0"),
+        ({"ratio": float("nan")}, "ratio"),
+        ({"ratio": float("inf")}, "ratio"),
+        ({"kl_budget": 0}, "kl_budget.*greater than 0"),
+        ({"kl_budget": -1}, "kl_budget"),
+        ({"kl_budget": float("nan")}, "kl_budget"),
+        ({"plausibility": 0}, "plausibility"),
+        ({"plausibility": 1.5}, "plausibility"),
+        ({"placement": "footer"}, "placement"),
+        ({"strength": 2}, "strength"),
+    ],
+)
+def test_preferences_out_of_range_are_refused_by_name(fields: dict, words: str) -> None:
+    with pytest.raises(InvalidPreferences, match=words):
+        Preferences(**fields)
+
+
+@pytest.mark.parametrize("arguments", [("",), (3,), ("A.", float("nan")), ("A.", float("inf"))])
+def test_a_principle_that_cannot_be_meant_is_refused(arguments: tuple) -> None:
+    with pytest.raises(InvalidPreferences):
+        Principle(*arguments)
+
+
+def test_the_levels_are_asked_in_the_documented_order() -> None:
+    profiles = open_profiles("memory://")
+    profiles.put("ann", Preferences(principles=["profile"]))
+    profiles.put("bob", Preferences(principles=["made for"]))
+    levels = {
+        "call": Preferences(principles=["call"]),
+        "config": {"principles": ["config"], "user_id": "ann"},
+        "context": SimpleNamespace(principles=["context"], user_id=None),
+        "user_id": "bob",
+        "own": Preferences(principles=["own"]),
+    }
+    with use_preferences("ambient"):
+        assert said(**levels, profiles=profiles) == ["call"]
+        levels["call"] = None
+        assert said(**levels, profiles=profiles) == ["config"]
+        levels["config"] = {"user_id": "ann"}
+        assert said(**levels, profiles=profiles) == ["profile"]
+        levels["config"] = {}
+        assert said(**levels, profiles=profiles) == ["context"]
+        levels["context"] = {"user_id": "ann"}
+        assert said(**levels, profiles=profiles) == ["profile"]
+        levels["context"] = None
+        assert said(**levels, profiles=profiles) == ["ambient"]
+    assert said(**levels, profiles=profiles) == ["made for"]
+    levels["user_id"] = None
+    assert said(**levels, profiles=profiles) == ["own"]
+    assert said() == []
+
+
+def test_an_explicit_empty_tuple_means_no_alignment_and_never_falls_through() -> None:
+    own = Preferences(principles=["own"])
+    assert said(call=Preferences(principles=()), own=own) == []
+    assert said(config={"principles": ()}, own=own) == []
+    with use_preferences(()):
+        assert said(own=own) == []
+
+
+def test_each_field_comes_from_the_first_level_that_says_it() -> None:
+    found = resolve(
+        call=Preferences(ratio=4.0),
+        config={"principles": ["config"], "kl_budget": 0.5},
+        own=Preferences(principles=["own"], ratio=1.0, plausibility=0.9),
+    )
+    assert found == Preferences(principles=["config"], ratio=4.0, kl_budget=0.5, plausibility=0.9)
+
+
+def test_a_user_id_without_a_store_is_left_to_the_app_it_belongs_to() -> None:
+    assert said(config={"user_id": "ann"}, own=Preferences(principles=["own"])) == ["own"]
+
+
+def test_use_preferences_nests_and_restores() -> None:
+    with use_preferences("outer", ratio=3.0):
+        with use_preferences("inner"):
+            assert resolve() == Preferences(principles=["inner"], ratio=3.0)
+        with use_preferences(ratio=1.0):
+            assert resolve() == Preferences(principles=["outer"], ratio=1.0)
+        assert resolve() == Preferences(principles=["outer"], ratio=3.0)
+    assert resolve() == Preferences()
+
+
+def test_use_preferences_restores_after_an_error() -> None:
+    with pytest.raises(RuntimeError), use_preferences("A."):
+        raise RuntimeError
+    assert resolve() == Preferences()
+
+
+async def test_tasks_keep_the_preferences_of_where_they_started() -> None:
+    async def later() -> list[str]:
+        await asyncio.sleep(0.01)
+        return said()
+
+    tasks = []
+    for user in ("a", "b", "c"):
+        async with use_preferences(user):
+            tasks.append(asyncio.create_task(later()))
+    assert await asyncio.gather(*tasks) == [["a"], ["b"], ["c"]]
+    assert said() == []
+
+
+def test_one_thread_s_preferences_are_not_another_s() -> None:
+    def work(user: int) -> bool:
+        with use_preferences(f"user {user}"):
+            return all(said() == [f"user {user}"] for _ in range(50))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64)))
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+def test_a_profile_is_kept_replaced_and_forgotten(url: str, tmp_path: Path) -> None:
+    profiles = open_profiles(url if url == "memory://" else f"sqlite:///{tmp_path}/p.db")
+    first = Preferences(principles=["I am vegan.", Principle("Be brief.", weight=2)])
+    profiles.put("ann", first)
+    profiles.put("bob/ü", Preferences(principles=["B."]))
+    assert profiles.get("ann") == first
+    profiles.put("ann", Preferences(principles=["Changed."]))
+    assert profiles.get("ann").principles == (Principle("Changed."),)
+    assert profiles.get("bob/ü").principles == (Principle("B."),)
+    profiles.delete("ann")
+    with pytest.raises(ProfileNotFound, match="'ann' has no profile"):
+        profiles.get("ann")
+
+
+def test_what_a_profile_leaves_unsaid_stays_unsaid() -> None:
+    profiles = open_profiles("memory://")
+    profiles.put("ann", Preferences(principles=["A."]))
+    found = resolve(user_id="ann", profiles=profiles, own=Preferences(ratio=5.0))
+    assert found == Preferences(principles=["A."], ratio=5.0)
+
+
+def test_sqlite_profiles_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/profiles.db"
+    open_profiles(url).put("ann", Preferences(principles=["A."]))
+    assert open_profiles(url).get("ann") == Preferences(principles=["A."])
+
+
+def test_an_unreadable_profile_is_reported_and_kept(tmp_path: Path) -> None:
+    from langgraph.store.memory import InMemoryStore
+
+    store = InMemoryStore()
+    profiles = open_profiles(store)
+    profiles.put("ann", Preferences(principles=["A."]))
+    [item] = store.search(("linalign",))
+    store.put(item.namespace, "ann", {"principles": 3})
+    with pytest.raises(ProfileUnreadable, match=r"'ann'.*principles"):
+        profiles.get("ann")
+    assert store.get(item.namespace, "ann").value == {"principles": 3}
+
+
+@pytest.mark.parametrize("url", ["profiles.db", "mysql://x", "sqlite://", "sqlite:///", ""])
+def test_a_url_of_no_known_store_is_refused(url: str) -> None:
+    with pytest.raises(LinAlignError, match="unknown profile store"):
+        open_profiles(url)
+
+
+def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(LinAlignError, match="cannot open the profile store") as caught:
+        open_profiles(f"sqlite:///{tmp_path}/no/such/folder/p.db")
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///p.db"])
+def test_a_missing_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    importing = builtins.__import__
+
+    def without_langgraph(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("langgraph"):
+            raise ImportError(name)
+        return importing(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_langgraph)
+    with pytest.raises(MissingExtra, match=r"linalign-integrations\[profiles\]"):
+        open_profiles(url)
