@@ -1,0 +1,28 @@
+"""What LangChain's configuration says of a call's preferences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables.config import ensure_config
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from linalign_integrations.adapter import Adapter
+    from linalign_integrations.preferences import Preferences
+
+
+def take_preferences(
+    adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]
+) -> Preferences:
+    """Resolves the preferences of a call and removes from ``call`` what it said of them.
+
+    It must happen at the public entry points: only those see the configuration of a direct call or
+    of one item of a batch, and what they pass on by value is what caches compare.
+    """
+    configurable = ensure_config(config).get("configurable", {})
+    runtime = configurable.get("__pregel_runtime")
+    return adapter._take_preferences(
+        call, config=configurable, context=getattr(runtime, "context", None)
+    )
