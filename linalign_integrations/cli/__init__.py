@@ -1,0 +1,101 @@
+"""The ``linalign`` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from linalign_integrations.cli import bench, chat, demo
+from linalign_integrations.errors import LinAlignError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Local language models that follow each user's own preferences.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="LINALIGN_MODEL",
+        help='A Hugging Face id, a folder, or "pocket", the embedded model.',
+    ),
+]
+Ratio = Annotated[float, typer.Option(help="Largest step along the user's direction.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same answers.")]
+
+
+@app.command("demo")
+def run_demo(
+    model: Model = "pocket",
+    ratio: Ratio = 2.0,
+    seed: Seed = 1,
+    question: Annotated[str, typer.Option(help="What both users ask.")] = demo.QUESTION,
+) -> None:
+    """Two users, one question: plain, prompted and aligned answers side by side."""
+    demo.run(Console(), model=model, ratio=ratio, seed=seed, question=question)
+
+
+@app.command("chat")
+def run_chat(
+    model: Model = "pocket",
+    principle: Annotated[
+        list[str] | None, typer.Option("--principle", "-p", help="May be given several times.")
+    ] = None,
+    ratio: Ratio = 2.0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
+) -> None:
+    """A conversation whose principles and ratio change as you go; /help lists the commands."""
+    chat.run(
+        Console(),
+        model=model,
+        principles=principle or [],
+        ratio=ratio,
+        seed=seed,
+        max_tokens=max_tokens,
+    )
+
+
+@app.command("bench")
+def run_bench(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Measure this model instead of a shape.")
+    ] = None,
+    shape: Annotated[
+        bench.Shape, typer.Option(help="A Llama shape with random weights.")
+    ] = bench.Shape.M135,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="Dtypes to try; the fastest one counts.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=4, help="Tokens per answer.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 5,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """What a step of an aligned request costs against a step of a plain one, in one process."""
+    bench.run(
+        Console(),
+        model=model,
+        shape=shape,
+        dtypes=dtype or ["bfloat16", "float32"],
+        steps=steps,
+        rounds=rounds,
+        json_file=json_file,
+    )
+
+
+def main() -> None:
+    """Runs the command; errors a user can mend are one line, not a traceback."""
+    try:
+        app()
+    except LinAlignError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)

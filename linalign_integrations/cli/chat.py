@@ -1,0 +1,164 @@
+"""``linalign chat``: a conversation in the terminal, its preferences changed as it goes."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from linalign_integrations.cli.compare import table, three_answers
+from linalign_integrations.errors import LinAlignError
+from linalign_integrations.preferences import Preferences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from linalign_integrations.engine import Engine, SamplingParams
+
+HELP = """\
+/principle TEXT   add a principle (several may hold at once)
+/principles       show the preferences in force
+/clear            drop all principles
+/ratio NUMBER     largest step; 0 is plain prompting
+/budget NUMBER    most nats per token; /budget off for none
+/compare [TEXT]   plain, prompted and aligned answers to TEXT, or to your last message
+/branches         the prompts that the model sees
+/reset            forget the conversation
+/quit             leave"""
+
+
+class Session:
+    """A conversation, its preferences, and the commands that change them.
+
+    Args:
+        console: where everything is printed.
+        engine: the model.
+        preferences: in force at first.
+        sampling: how answers are drawn; without a seed each answer gets a new one.
+    """
+
+    def __init__(
+        self, console: Console, engine: Engine, preferences: Preferences, sampling: SamplingParams
+    ) -> None:
+        self.console = console
+        self.engine = engine
+        self.preferences = preferences
+        self.sampling = sampling
+        self.messages: list[dict[str, str]] = []
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: console.print(HELP, markup=False, highlight=False),
+            "/principle": self._add,
+            "/principles": lambda _: self._show(),
+            "/clear": lambda _: self._change(principles=()),
+            "/ratio": lambda text: self._change(ratio=text),
+            "/budget": lambda text: self._change(kl_budget=None if text == "off" else text),
+            "/compare": self._compare,
+            "/branches": self._branches,
+            "/reset": lambda _: self.messages.clear(),
+        }
+
+    def handle(self, line: str) -> bool:
+        """Answers a message or obeys a command; False ends the session."""
+        line = line.strip()
+        command, _, text = line.partition(" ")
+        if command in ("/quit", "/exit"):
+            return False
+        try:
+            if command in self._commands:
+                self._commands[command](text.strip())
+            elif line.startswith("/"):
+                self.console.print(f"unknown command {command}; /help lists them", markup=False)
+            elif line:
+                self._say(line)
+        except LinAlignError as error:
+            self.console.print(f"[red]{type(error).__name__}:[/] ", end="")
+            self.console.print(str(error), markup=False)
+        return True
+
+    def _say(self, text: str) -> None:
+        asked = [*self.messages, {"role": "user", "content": text}]
+        answer = ""
+        for piece in self.engine.stream(
+            asked, preferences=self.preferences, sampling=self.sampling
+        ):
+            self.console.print(piece.text, end="", markup=False, highlight=False, soft_wrap=True)
+            answer += piece.text
+        self.console.print()
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def _add(self, text: str) -> None:
+        self._change(principles=(*self.preferences.principles, text))
+
+    def _change(self, **fields: object) -> None:
+        self.preferences = Preferences(**{**dict(self.preferences), **fields})
+        self._show()
+
+    def _show(self) -> None:
+        held = self.preferences
+        principles = " · ".join(principle.text for principle in held.principles) or "none"
+        budget = "none" if held.kl_budget is None else f"{held.kl_budget:g} nats per token"
+        self.console.print(
+            f"principles: {principles}\nratio: {held.ratio:g}   budget: {budget}",
+            style="dim",
+            markup=False,
+        )
+
+    def _compare(self, text: str) -> None:
+        spoken = [message["content"] for message in self.messages if message["role"] == "user"]
+        question = text or (spoken[-1] if spoken else "")
+        if not question or not self.preferences.principles:
+            self.console.print("add a /principle, then /compare a question")
+            return
+        history = self.messages if text else self.messages[:-2]
+        # One seed, so that the columns differ by preferences and not by chance.
+        seed = secrets.randbits(31) if self.sampling.seed is None else self.sampling.seed
+        sampling = self.sampling.model_copy(update={"seed": seed})
+
+        def answer(fields: dict[str, object]) -> str:
+            return self.engine.generate(
+                [*history, {"role": "user", "content": question}],
+                preferences=Preferences(**fields),
+                sampling=sampling,
+            ).text
+
+        label = "\n".join(principle.text for principle in self.preferences.principles)
+        answers = three_answers(answer, dict(self.preferences))
+        self.console.print(table(question, [(label, answers)], ratio=self.preferences.ratio))
+
+    def _branches(self, _: str) -> None:
+        messages = self.messages or [{"role": "user", "content": "…"}]
+        for branch in self.engine.branches(messages, preferences=self.preferences):
+            self.console.print(f"{branch.name} ({len(branch.token_ids)} tokens)", style="bold")
+            self.console.print(branch.text, markup=False, highlight=False)
+
+
+def run(
+    console: Console,
+    *,
+    model: str,
+    principles: list[str],
+    ratio: float,
+    seed: int | None,
+    max_tokens: int,
+) -> None:
+    """Talks until /quit or the end of input.
+
+    Raises:
+        LinAlignError: the model cannot be loaded, or a value lies outside its range.
+    """
+    preferences = Preferences(principles=principles, ratio=ratio)
+    with console.status(f"Loading {model} …"):
+        from linalign_integrations.engine import Engine, SamplingParams
+
+        sampling = SamplingParams(seed=seed, max_tokens=max_tokens)
+        session = Session(console, Engine.load(model), preferences, sampling)
+    console.print(f"{model} is ready. /help lists the commands, /quit leaves.", style="dim")
+    while True:
+        try:
+            line = console.input("[bold green]> [/]")
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if not session.handle(line):
+            return
