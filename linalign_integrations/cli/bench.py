@@ -51,7 +51,12 @@ _SHAPES: dict[Shape, dict[str, Any]] = {
 
 
 def random_engine(shape: Shape, dtype: str) -> Engine:
-    """An engine of that shape with random weights and the embedded model's tokenizer."""
+    """An engine of that shape with random weights and the embedded model's tokenizer.
+
+    Untrained logits are nearly equal, so that most of the vocabulary would count as plausible; they
+    are spread to a standard deviation of 4, at which the plausible set is as small as a trained
+    model's.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -65,6 +70,10 @@ def random_engine(shape: Shape, dtype: str) -> Engine:
     model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=getattr(torch, dtype)
     )
+    with torch.inference_mode():
+        spread = model(torch.arange(100, 200)[None]).logits.float().std()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(4 / spread)
     tokenizer = AutoTokenizer.from_pretrained(pocket.weights())
     return Engine(model.eval(), tokenizer, model_id=f"llama-{shape.value}-random")
 

@@ -1,0 +1,131 @@
+"""The terminal commands, on a tiny model."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from models import endless, engine
+from rich.console import Console
+from typer.testing import CliRunner
+
+from linalign_integrations import Preferences, SamplingParams
+from linalign_integrations.cli import app, bench, main
+from linalign_integrations.cli.chat import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def session() -> Session:
+    console = Console(file=io.StringIO(), width=200)
+    return Session(
+        console,
+        endless(),
+        Preferences(principles=["Be brief."]),
+        SamplingParams(seed=3, max_tokens=8),
+    )
+
+
+def output(session: Session) -> str:
+    shown = session.console.file.getvalue()  # type: ignore[attr-defined]
+    session.console.file = io.StringIO()
+    return shown
+
+
+def test_the_help_names_the_commands() -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    for command in ("demo", "chat", "bench"):
+        assert command in shown.output
+
+
+def test_a_message_is_answered_and_remembered(session: Session) -> None:
+    assert session.handle("Hello there")
+    expected = endless().generate(
+        "Hello there", preferences=session.preferences, sampling=session.sampling
+    )
+    assert session.messages == [
+        {"role": "user", "content": "Hello there"},
+        {"role": "assistant", "content": expected.text},
+    ]
+    session.handle("And again")
+    assert len(session.messages) == 4
+    session.handle("/reset")
+    assert session.messages == []
+
+
+def test_slash_commands_change_the_preferences(session: Session) -> None:
+    session.handle("/principle I am vegan.")
+    session.handle("/ratio 3.5")
+    session.handle("/budget 0.2")
+    assert session.preferences == Preferences(
+        principles=["Be brief.", "I am vegan."], ratio=3.5, kl_budget=0.2
+    )
+    assert "0.2 nats" in output(session)
+    session.handle("/budget off")
+    session.handle("/clear")
+    assert session.preferences == Preferences(principles=(), ratio=3.5)
+    assert "principles: none" in output(session)
+
+
+def test_compare_shows_the_three_columns(session: Session) -> None:
+    session.handle("/compare What now?")
+    shown = output(session)
+    for column in ("plain", "prompted", "aligned (ratio 2)", "Be brief."):
+        assert column in shown
+    assert session.messages == [], "comparing is not part of the conversation"
+
+
+def test_branches_shows_what_the_model_sees(session: Session) -> None:
+    session.handle("/branches")
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in output(session)
+
+
+@pytest.mark.parametrize("line", ["/ratio much", "/ratio -1", "/budget 0", "/principle ", "/sing"])
+def test_a_wrong_command_is_explained_and_changes_nothing(session: Session, line: str) -> None:
+    before = session.preferences
+    assert session.handle(line)
+    assert session.preferences == before
+    assert output(session).strip()
+
+
+def test_quit_ends_the_session(session: Session) -> None:
+    assert session.handle("")
+    assert not session.handle("/quit")
+
+
+def test_chat_reads_lines_until_the_input_ends(folder: Path) -> None:
+    arguments = ["chat", "--model", str(folder), "--seed", "1", "--max-tokens", "5"]
+    shown = CliRunner().invoke(app, arguments, input="Hi\n/help\n")
+    assert shown.exit_code == 0, shown.output
+    assert "/compare" in shown.output
+
+
+def test_an_error_is_one_line_and_not_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["linalign", "demo", "--model", "./no-such-folder"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_the_benchmark_measures_both_kinds_of_step_and_writes_them_down(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "random_engine", lambda *_: engine("gpt2"))
+    monkeypatch.setattr(type(engine("gpt2")), "close", lambda _: None)
+    report = tmp_path / "bench.json"
+    shown = CliRunner().invoke(
+        app,
+        ["bench", "--dtype", "float32", "--steps", "4", "--rounds", "2", "--json", str(report)],
+    )
+    assert shown.exit_code == 0, shown.output
+    figures = json.loads(report.read_text())["dtypes"]["float32"]
+    assert figures["ratio_min"] <= figures["ratio"] <= figures["ratio_max"]
+    assert figures["plain_ms"] > 0
