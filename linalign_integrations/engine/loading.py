@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as hf_logging
 
 from linalign_integrations import pocket
 from linalign_integrations.errors import ModelNotFound, UnsupportedModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL_VARIABLE = "LINALIGN_MODEL"
@@ -102,14 +106,15 @@ def load_weights(
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **common,
-        )
+        with _progress_bar(shown=name != "pocket"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **common,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UnsupportedModel(f"cannot load {name!r}: {_first_line(error)}") from error
     model, report = loaded
@@ -117,6 +122,19 @@ def load_weights(
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UnsupportedModel(f"the weights of {name!r} are incomplete: {missing} … are missing")
     return cast("PreTrainedModel", model.to(device).eval()), tokenizer
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[None]:
+    """Hides transformers' progress bar where there is nothing to wait for."""
+    before = hf_logging.is_progress_bar_enabled()
+    if not shown:
+        hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if before:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _require_decoder(name: str, config: PretrainedConfig, *, trust_remote_code: bool) -> None:
