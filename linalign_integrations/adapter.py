@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from linalign_integrations.errors import InvalidPreferences, LinAlignError, ProfileNotFound
+from linalign_integrations.errors import (
+    InvalidArgument,
+    InvalidPreferences,
+    InvalidSampling,
+    LinAlignError,
+    ProfileNotFound,
+    describe,
+)
 from linalign_integrations.preferences import (
     Placement,
     Preferences,
@@ -19,18 +26,21 @@ from linalign_integrations.preferences import (
     open_profiles,
     resolve,
 )
+from linalign_integrations.preferences.scope import STRENGTH
 
 if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, SamplingParams
 
-_PREFERENCE_FIELDS = ("principles", "ratio", "kl_budget", "plausibility", "placement")
+_PREFERENCE_FIELDS = ("principles", *STRENGTH)
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
+# LangChain's own flag to stream inside generate.
+_HARMLESS = ("stream",)
 
 
 def fingerprint(value: object) -> str | None:
-    """A short text that differs where the value does and from which the value cannot be read.
+    """A short text that differs where the value does and does not quote it.
 
-    Cache keys must tell users' preferences apart, and traces, which show them, must not quote them.
+    Cache keys must tell users' preferences apart, and caches and traces must not spell them out.
     """
     return None if value is None else blake2b(repr(value).encode(), digest_size=16).hexdigest()
 
@@ -48,7 +58,8 @@ class Adapter(BaseModel):
     """
 
     model: str = Field(
-        default_factory=lambda: os.environ.get("LINALIGN_MODEL", ""),
+        default="",
+        validate_default=True,
         description='A Hugging Face id, a folder, or "pocket"; else the variable LINALIGN_MODEL.',
     )
     device: str | None = Field(default=None, description="By default the fastest device here.")
@@ -69,7 +80,7 @@ class Adapter(BaseModel):
     placement: Placement | None = Field(default=None, description='"system" unless said.')
     profiles: Any = Field(
         default=None,
-        exclude=True,
+        exclude=True,  # a URL may hold a password
         repr=False,
         description="Where users' preferences are kept: a URL, a LangGraph store, or Profiles.",
     )
@@ -81,41 +92,57 @@ class Adapter(BaseModel):
     max_tokens: int | None = Field(default=None, description="Most tokens of an answer; 512.")
     stop: tuple[str, ...] | None = Field(default=None, description="Texts that end an answer.")
 
-    _opened_profiles: Profiles | None = PrivateAttr(default=None)
-
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            for item in error.errors():
-                reason = item.get("ctx", {}).get("error")
-                if isinstance(reason, LinAlignError):
-                    raise reason from None
-            raise
+            raise _own_error(error) or error from None
 
     @model_validator(mode="before")
     @classmethod
-    def _read_lists(cls, fields: Any) -> Any:
+    def _read_fields(cls, fields: Any) -> Any:
         if not isinstance(fields, Mapping):
             return fields
         read = dict(fields)
+        whole = read.pop("preferences", None)
+        if whole is not None:
+            if not isinstance(whole, Preferences):
+                raise _not_preferences(whole)
+            read |= {name: getattr(whole, name) for name in whole.model_fields_set - read.keys()}
+        for name in read.keys() - cls.model_fields.keys():
+            # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those.
+            if meant := get_close_matches(name, cls.model_fields, 1, 0.8):
+                raise InvalidArgument(
+                    f"{cls.__name__} has no field {name!r}: did you mean {meant[0]!r}?"
+                )
         if isinstance(read.get("stop"), str):
             read["stop"] = (read["stop"],)
         if read.get("principles") is not None:
             read["principles"] = Preferences(principles=read["principles"]).principles
         return read
 
-    @model_validator(mode="after")
-    def _check_fields(self) -> Self:
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_model(cls, value: Any) -> str:
         from linalign_integrations.engine.loading import model_name
 
-        model_name(self.model)
+        return model_name(value or None)
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _open_profiles(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            open_profiles(value)
+        elif value is not None and not (hasattr(value, "get") and hasattr(value, "put")):
+            raise InvalidArgument(
+                f"profiles= takes a URL, a LangGraph store or Profiles, not {value!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
         self._own_preferences()
         self._sampling({})
-        if isinstance(self.profiles, Profiles):
-            self._opened_profiles = self.profiles
-        elif self.profiles is not None:
-            self._opened_profiles = open_profiles(self.profiles)
         return self
 
     def for_user(self, user_id: str) -> Self:
@@ -126,7 +153,7 @@ class Adapter(BaseModel):
         Raises:
             ProfileNotFound: this object has no profile store.
         """
-        if self._opened_profiles is None:
+        if self.profiles is None:
             raise ProfileNotFound(
                 f"for_user({user_id!r}) needs a profile store: pass profiles= to "
                 f"{type(self).__name__}, for example profiles='sqlite:///profiles.db'"
@@ -167,23 +194,20 @@ class Adapter(BaseModel):
     ) -> Preferences:
         """Resolves the preferences of one call and removes from ``call`` what it said of them."""
         said = {name: call.pop(name, None) for name in _PREFERENCE_FIELDS}
+        layer = as_preferences(said.pop("principles"), **said)
         whole = call.pop("preferences", None)
-        if whole is not None and not isinstance(whole, Preferences):
-            raise InvalidPreferences(
-                f"preferences= takes Preferences, not {type(whole).__name__}; "
-                "strings go into principles="
-            )
-        principles = said.pop("principles")
-        layer = as_preferences(principles, **said)
         if whole is not None:
+            if not isinstance(whole, Preferences):
+                raise _not_preferences(whole)
             layer = whole if layer is None else layer.over(whole)
+        kept = self.profiles
         return resolve(
             call=layer,
             config=config,
             context=context,
             own=self._own_preferences(),
             user_id=self.user_id,
-            profiles=self._opened_profiles,
+            profiles=kept if kept is None or isinstance(kept, Profiles) else open_profiles(kept),
         )
 
     def _sampling(
@@ -199,3 +223,38 @@ class Adapter(BaseModel):
         if stop is not None:
             said["stop"] = stop
         return SamplingParams(**{name: value for name, value in said.items() if value is not None})
+
+    def _refuse_rest(self, call: dict[str, Any]) -> None:
+        """Refuses what a call says beyond what this model understands.
+
+        Raises:
+            InvalidArgument: something is left that would change the answer if it were obeyed.
+        """
+        left = sorted(name for name, value in call.items() if value and name not in _HARMLESS)
+        if left:
+            raise InvalidArgument(
+                f"{type(self).__name__} does not understand {', '.join(left)}; it takes "
+                f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS, 'model'))}"
+            )
+
+
+def _own_error(error: ValidationError) -> LinAlignError | None:
+    """This package's error for a refused field; None where the field is the framework's."""
+    for item in error.errors():
+        reason = item.get("ctx", {}).get("error")
+        if isinstance(reason, LinAlignError):
+            return reason
+        field = item["loc"][0] if item["loc"] else None
+        if field in _PREFERENCE_FIELDS:
+            return InvalidPreferences(describe(error))
+        if field in _SAMPLING_FIELDS:
+            return InvalidSampling(describe(error))
+        if field in Adapter.model_fields:
+            return InvalidArgument(describe(error))
+    return None
+
+
+def _not_preferences(value: object) -> InvalidPreferences:
+    return InvalidPreferences(
+        f"preferences= takes Preferences, not {type(value).__name__}; strings go into principles="
+    )

@@ -16,6 +16,10 @@ class InvalidPreferences(LinAlignError, ValueError):
     """Preferences cannot mean anything: an empty principle, a negative ratio, a budget of zero."""
 
 
+class InvalidArgument(LinAlignError, ValueError):
+    """An argument is unknown, or of the wrong type."""
+
+
 class InvalidSampling(LinAlignError, ValueError):
     """Sampling parameters lie outside their range."""
 
@@ -60,6 +64,10 @@ class GenerationFailed(LinAlignError, RuntimeError):
 
 class ProfileNotFound(LinAlignError, LookupError):
     """A user has no stored profile, or no profile store was given to look them up in."""
+
+
+class ProfileStoreFailed(LinAlignError, RuntimeError):
+    """The profile store cannot be opened, read or written."""
 
 
 class ProfileUnreadable(LinAlignError, ValueError):

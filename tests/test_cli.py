@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import pytest
-from models import endless, engine
+from models import endless, engine, model, tokenizer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from linalign_integrations import Preferences, SamplingParams
+from linalign_integrations import Engine, Preferences, SamplingParams
 from linalign_integrations.cli import app, bench, main
 from linalign_integrations.cli.chat import Session
+from linalign_integrations.errors import LinAlignError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +82,12 @@ def test_compare_shows_the_three_columns(session: Session) -> None:
     assert session.messages == [], "comparing is not part of the conversation"
 
 
+def test_markup_in_what_a_user_types_is_plain_text(session: Session) -> None:
+    for line in ("/compare what is [/x]?", "what is [/b]?", "/principle [/bold] please"):
+        assert session.handle(line)
+    assert "[/x]" in output(session)
+
+
 def test_branches_shows_what_the_model_sees(session: Session) -> None:
     session.handle("/branches")
     assert "<|im_start|>system\nBe brief.<|im_end|>" in output(session)
@@ -108,11 +116,23 @@ def test_chat_reads_lines_until_the_input_ends(folder: Path) -> None:
 def test_an_error_is_one_line_and_not_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["linalign", "demo", "--model", "./no-such-folder"])
+    monkeypatch.setattr("sys.argv", ["linalign", "demo", "--model", "./no-such-[/folder]"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there is no folder './no-such-[/folder]'" in capsys.readouterr().err
+
+
+def test_the_installed_command_is_the_one_that_explains_errors() -> None:
+    [entry] = entry_points(group="console_scripts", name="linalign")
+    assert entry.load() is main
+
+
+def test_the_benchmark_says_so_when_there_is_no_step_to_measure() -> None:
+    ending = Engine(model(), tokenizer(), model_id="tiny-ending")
+    ending._end_tokens = frozenset(range(300))
+    with pytest.raises(LinAlignError, match="no step to measure"):
+        bench.step_times(ending, Preferences(), 4)
 
 
 def test_the_benchmark_measures_both_kinds_of_step_and_writes_them_down(

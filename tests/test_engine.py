@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
-from models import VOCAB, endless, engine, model, tokenizer
-from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM
+from models import CHATML, VOCAB, endless, engine, model, tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    Gemma3Config,
+    GPTNeoConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-from linalign_integrations import Engine, Preferences, SamplingParams
+from linalign_integrations import Engine, Preferences, Principle, SamplingParams
 from linalign_integrations.engine.sampling import draw, uniform
 from linalign_integrations.engine.text import TextAssembler
 from linalign_integrations.errors import (
     EngineClosed,
     GenerationFailed,
+    InvalidArgument,
+    InvalidMessages,
+    InvalidPreferences,
     InvalidSampling,
     ModelNotFound,
     PromptTooLong,
     UnsupportedModel,
 )
 from linalign_integrations.prompts import PromptFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BRIEF = Preferences(principles=["Be brief."])
 
@@ -145,6 +157,8 @@ class Scripted:
     def __init__(self, *tokens: bytes) -> None:
         self.tokens = tokens
 
+    byte_tokens: frozenset[int] = frozenset()
+
     def decode(self, token_ids: list[int]) -> str:
         return b"".join(self.tokens[token] for token in token_ids).decode(errors="replace")
 
@@ -201,6 +215,42 @@ def test_streamed_text_equals_the_decoded_tokens_for_random_bytes() -> None:
         text = TextAssembler(form, ())
         streamed = "".join([text.push(token) for token in ids]) + text.finish()
         assert streamed == tokenizer().decode(ids)
+
+
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """Words with a space mark, and bytes for what they cannot spell, as in SentencePiece models."""
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abhiko", "▁ok", "▁hi"]
+    core = Tokenizer(
+        models.BPE(
+            {word: place for place, word in enumerate(words)},
+            [],
+            byte_fallback=True,
+            unk_token="<unk>",  # noqa: S106
+        )
+    )
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize("text", ["hi 😀😀 ok", "漢字漢字漢字 ok", "é", "hi 🏴‍☠️", "ok ok hi"])
+def test_characters_spelt_in_byte_tokens_come_out_whole(text: str) -> None:
+    made = byte_fallback()
+    made.chat_template = CHATML
+    assembler = TextAssembler(PromptFormat(made), ())
+    ids = made.encode(text, add_special_tokens=False)
+    pieces = [assembler.push(token) for token in ids] + [assembler.finish()]
+    assert "".join(pieces) == made.decode(ids) == text
+    assert all("\ufffd" not in piece for piece in pieces)
 
 
 def test_a_stop_string_ends_a_real_answer_before_it() -> None:
@@ -296,6 +346,7 @@ def test_input_is_checked_when_a_stream_is_asked_for_not_when_it_is_read() -> No
     [
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e39}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": 0}, "top_k"),
@@ -419,6 +470,164 @@ def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
         Engine.load(tmp_path)
 
 
-def test_an_unknown_dtype_is_refused(folder: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="unknown dtype 'int8'"):
-        Engine.load(folder, dtype="int8")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"dtype": "float8_e4m3fn"}, "unknown dtype"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"model": 7}, "not 7"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(
+    folder: Path, options: dict, words: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        Engine.load(**{"model": folder, **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_here_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidArgument, match="this machine has none"):
+        Engine.load(folder, device="cuda")
+
+
+def test_the_device_s_usual_number_names_the_same_engine(folder: Path) -> None:
+    assert Engine.load(folder, device="cpu:0") is Engine.load(folder, device="cpu")
+
+
+def test_the_default_dtype_is_one_the_processor_computes_in(folder: Path) -> None:
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    default = Engine.load(folder, device="cpu")
+    assert default is Engine.load(folder, device="cpu", dtype="bfloat16" if fast else "float32")
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to / "copy"))
+
+
+def test_weights_that_are_no_safetensors_inside_are_refused(folder: Path, tmp_path: Path) -> None:
+    broken = copied(folder, tmp_path)
+    (broken / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UnsupportedModel, match="cannot load"):
+        Engine.load(broken)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
+    broken = copied(folder, tmp_path)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(UnsupportedModel, match="cannot load"):
+        Engine.load(broken)
+
+
+def test_a_missing_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
+    broken = copied(folder, tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (broken / name).unlink()
+    with pytest.raises(UnsupportedModel, match="no usable tokenizer"):
+        Engine.load(broken)
+
+
+def test_a_file_or_an_adapter_is_not_a_model(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="is a file"):
+        Engine.load(folder / "config.json")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModel, match="holds an adapter"):
+        Engine.load(tmp_path)
+
+
+def test_a_model_whose_language_part_is_nested_is_run() -> None:
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "sliding_window": 12,
+        },
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=1,
+        image_token_id=VOCAB - 2,
+        boi_token_index=VOCAB - 3,
+        eoi_token_index=VOCAB - 4,
+    )
+    nested = AutoModelForCausalLM.from_config(config).eval()
+    made = Engine(nested, tokenizer(), model_id="tiny-gemma3")
+    assert made.generate("Hi", preferences=BRIEF, sampling=sampling()).usage.completion_tokens > 0
+
+
+def test_attention_that_rows_cannot_express_is_refused() -> None:
+    config = GPTNeoConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    local = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UnsupportedModel, match="global, local"):
+        Engine(local, tokenizer(), model_id="tiny-neo")
+
+
+def test_a_model_whose_rows_differ_from_its_own_answers_is_refused() -> None:
+    """A model that looks ahead where nothing stops it, as an encoder would."""
+    looking = copy.deepcopy(model())
+    forward = looking.forward
+
+    def peek(*args: object, **kwargs: object) -> object:
+        out = forward(*args, **kwargs)
+        if kwargs.get("past_key_values") is None:
+            out.logits = out.logits.flip(-1)
+        return out
+
+    looking.forward = peek
+    with pytest.raises(UnsupportedModel, match="gives other answers"):
+        Engine(looking, tokenizer(), model_id="tiny-peeking")
+
+
+def test_an_empty_prompt_is_refused_where_nothing_stands_around_it() -> None:
+    with pytest.warns(UserWarning, match="no chat template"):
+        bare = Engine(model(), tokenizer("none"), model_id="tiny")
+    with pytest.raises(InvalidMessages, match="no messages"):
+        bare.generate("", preferences=BRIEF)
+
+
+def test_principles_whose_weights_cancel_leave_the_plain_answer() -> None:
+    plain = engine().generate("Hi", sampling=sampling(temperature=1.0))
+    for principles in ([Principle("A.", 1), Principle("A.", -1)], [Principle("A.", 0)]):
+        preferences = Preferences(principles=principles)
+        answer = engine().generate(
+            "Hi", preferences=preferences, sampling=sampling(temperature=1.0)
+        )
+        assert answer == plain
+
+
+def test_values_of_the_wrong_kind_are_refused_by_name() -> None:
+    with pytest.raises(InvalidPreferences, match="wrap principles as"):
+        engine().generate("Hi", preferences=["Be brief."])  # type: ignore[arg-type]
+    with pytest.raises(InvalidSampling, match="not dict"):
+        engine().generate("Hi", sampling={"seed": 1})  # type: ignore[arg-type]
+
+
+def test_a_closed_stream_gives_nothing_more() -> None:
+    stream = engine().stream("Hi", sampling=sampling())
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert list(stream) == []
+
+
+def test_any_top_k_is_allowed_and_a_large_one_changes_nothing() -> None:
+    free = engine().generate("Hi", sampling=sampling(top_p=0.9))
+    assert engine().generate("Hi", sampling=sampling(top_p=0.9, top_k=10**9)) == free

@@ -143,3 +143,20 @@ def test_weighted_principles_equal_the_sum_of_their_directions(kind: str) -> Non
         SHORT, preferences=preferences, sampling=SamplingParams(temperature=0, max_tokens=LENGTH)
     )
     assert list(result.token_ids) == drawn
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_neox"])
+def test_a_kl_budget_bounds_every_token_and_changes_the_answer(kind: str) -> None:
+    sampling = SamplingParams(seed=5, max_tokens=LENGTH)
+    free = Preferences(principles=["Answer like a pirate."], ratio=5.0)
+    bounded = Preferences(principles=["Answer like a pirate."], ratio=5.0, kl_budget=0.05)
+    spent = {
+        preferences.kl_budget: [
+            piece.kl
+            for piece in engine(kind).stream(SHORT, preferences=preferences, sampling=sampling)
+        ]
+        for preferences in (free, bounded)
+    }
+    assert max(spent[None]) > 0.05
+    assert max(spent[0.05]) == pytest.approx(0.05, abs=1e-5)
+    assert max(spent[0.05]) <= 0.05 + 1e-9

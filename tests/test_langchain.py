@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +25,7 @@ from linalign_integrations import (
     use_preferences,
 )
 from linalign_integrations.errors import (
+    InvalidArgument,
     InvalidMessages,
     InvalidPreferences,
     InvalidSampling,
@@ -70,7 +74,7 @@ async def collect(stream: Any) -> str:
 def test_every_form_of_call_gives_the_engine_s_answer(make: Callable, folder: Path) -> None:
     model = make(principles=[ANN])
     answer = expected(folder, [ANN])
-    assert answer != expected(folder, [BOB]) != expected(folder, [])
+    assert len({answer, expected(folder, [BOB]), expected(folder, [])}) == 3
     assert text(model.invoke("Hi")) == answer
     assert "".join(map(text, model.stream("Hi"))) == answer
     assert [text(a) for a in model.batch(["Hi", "Hi"])] == [answer, answer]
@@ -276,6 +280,105 @@ def test_bad_fields_raise_this_package_s_errors(make: Callable, folder: Path) ->
             make().invoke("Hi", **fields)
     with pytest.raises(InvalidPreferences, match="takes Preferences"):
         make().invoke("Hi", preferences="Be brief.")
+
+
+def test_fields_of_the_wrong_type_raise_this_package_s_errors(make: Callable) -> None:
+    for fields, error in (
+        ({"ratio": "much"}, InvalidPreferences),
+        ({"placement": "footer"}, InvalidPreferences),
+        ({"temperature": "hot"}, InvalidSampling),
+        ({"stop": [1]}, InvalidSampling),
+        ({"user_id": 3}, InvalidArgument),
+        ({"model": 3}, InvalidArgument),
+        ({"profiles": 7}, InvalidArgument),
+        ({"preferences": "Be brief."}, InvalidPreferences),
+    ):
+        with pytest.raises(error):
+            make(**fields)
+
+
+def test_what_would_be_ignored_is_refused(make: Callable) -> None:
+    with pytest.raises(InvalidArgument, match="did you mean 'principles'"):
+        make(principle=["Be brief."])
+    for call in ({"principle": ["Be brief."]}, {"tools": [{}]}, {"n": 3}):
+        with pytest.raises(InvalidArgument, match="does not understand"):
+            make().invoke("Hi", **call)
+    assert make(timeout=60, max_retries=2, api_key="x").invoke("Hi", tools=[], tool_choice=None)
+
+
+def test_whole_preferences_may_be_given_at_construction(make: Callable, folder: Path) -> None:
+    model = make(preferences=Preferences(principles=[ANN], ratio=3.0))
+    assert text(model.invoke("Hi")) == expected(folder, [ANN], ratio=3.0)
+
+
+def test_a_model_may_be_named_by_a_path(make: Callable, folder: Path) -> None:
+    assert make(model=folder).model == str(folder)
+
+
+def test_an_argument_of_none_leaves_the_object_s_own_value(make: Callable, folder: Path) -> None:
+    model = make(temperature=0.0)
+    assert text(model.invoke("Hi", temperature=None)) == text(model.invoke("Hi"))
+    assert text(model.invoke("Hi", seed=9)) == text(model.invoke("Hi")), "greedy: seeds are idle"
+
+
+def test_another_store_in_a_copy_is_the_one_that_is_read(make: Callable, folder: Path) -> None:
+    one, two = open_profiles("memory://tenant-one"), open_profiles("memory://tenant-two")
+    one.put("ann", ANN)
+    two.put("ann", BOB)
+    model = make(profiles="memory://tenant-one")
+    assert text(model.for_user("ann").invoke("Hi")) == expected(folder, [ANN])
+    moved = model.model_copy(update={"profiles": two})
+    assert text(moved.for_user("ann").invoke("Hi")) == expected(folder, [BOB])
+
+
+def test_copies_and_pickles_find_their_profiles_again(make: Callable, folder: Path) -> None:
+    open_profiles("memory://kept").put("ann", ANN)
+    for given in ("memory://kept", open_profiles("memory://kept")):
+        model = make(profiles=given).for_user("ann")
+        for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert text(again.invoke("Hi")) == expected(folder, [ANN])
+
+
+def test_what_a_cache_keeps_does_not_quote_principles(make: Callable) -> None:
+    cache = InMemoryCache()
+    make(cache=cache, principles=["I have a rare illness."]).invoke("Hi")
+    make(cache=cache).invoke("Hi", principles=["I have a rare illness."])
+    assert len(cache._cache) == 2
+    assert "illness" not in str(list(cache._cache))
+
+
+def test_langgraph_s_runtime_context_is_read(make: Callable, folder: Path) -> None:
+    profiles = open_profiles("memory://graph")
+    profiles.put("ann", ANN)
+    model = make(profiles=profiles)
+    for context, principles in (
+        (SimpleNamespace(user_id="ann"), [ANN]),
+        ({"principles": [BOB]}, [BOB]),
+        (None, []),
+    ):
+        config = {"configurable": {"__pregel_runtime": SimpleNamespace(context=context)}}
+        assert text(model.invoke("Hi", config)) == expected(folder, principles)
+
+
+def test_events_follow_the_config(make: Callable, folder: Path) -> None:
+    config = {"configurable": {"principles": [BOB]}}
+
+    async def events() -> list[Any]:
+        return [event async for event in make().astream_events("Hi", config, version="v2")]
+
+    seen = asyncio.run(events())
+    streamed = [e["data"]["chunk"] for e in seen if e["event"].endswith("model_stream")]
+    streamed += [e["data"]["chunk"] for e in seen if e["event"] == "on_llm_stream"]
+    assert "".join(map(text, streamed)) == expected(folder, [BOB])
+
+
+def test_retries_and_fallbacks_keep_the_preferences(make: Callable, folder: Path) -> None:
+    broken = make(model="./no-such-folder")
+    config = {"configurable": {"principles": [BOB]}}
+    for wrapped in (make().with_retry(), broken.with_fallbacks([make()])):
+        assert text(wrapped.invoke("Hi", config)) == expected(folder, [BOB])
+    bound = make().bind(principles=[BOB])
+    assert text(bound.invoke("Hi")) == expected(folder, [BOB])
 
 
 def test_a_model_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,12 @@ from linalign_integrations import (
     open_profiles,
     use_preferences,
 )
-from linalign_integrations.errors import InvalidMessages, InvalidPreferences, ProfileNotFound
+from linalign_integrations.errors import (
+    InvalidArgument,
+    InvalidMessages,
+    InvalidPreferences,
+    ProfileNotFound,
+)
 from linalign_integrations.llama_index import LinAlign
 
 if TYPE_CHECKING:
@@ -193,6 +198,19 @@ def test_copies_are_cheap_and_serialisation_never_holds_weights(
     for copy in (pickle.loads(pickle.dumps(llm)), LinAlign.from_dict(llm.to_dict())):
         assert copy.complete("Hi").text == expected(folder, [ANN])
     assert llm._engine() is make()._engine()
+
+
+def test_a_pickled_copy_finds_its_profiles_again(make: Callable, folder: Path) -> None:
+    open_profiles("memory://llama").put("ann", ANN)
+    for given in ("memory://llama", open_profiles("memory://llama")):
+        again = pickle.loads(pickle.dumps(make(profiles=given).for_user("ann")))
+        assert again.complete("Hi").text == expected(folder, [ANN])
+
+
+def test_what_would_be_ignored_is_refused(make: Callable) -> None:
+    with pytest.raises(InvalidArgument, match="does not understand principle"):
+        make().complete("Hi", principle=["Be brief."])
+    assert make().complete("Hi", tools=[], tool_choice=None).text
 
 
 def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:

@@ -74,7 +74,12 @@ def test_each_framework_works_where_the_other_cannot_be_imported(module: str, ot
 
 @pytest.mark.parametrize(
     "module",
-    ["linalign_integrations", "linalign_integrations.langchain", "linalign_integrations.cli"],
+    [
+        "linalign_integrations",
+        "linalign_integrations.langchain",
+        "linalign_integrations.llama_index",
+        "linalign_integrations.cli",
+    ],
 )
 def test_importing_loads_no_torch(module: str) -> None:
     assert run(f"import sys, {module}; print('torch' in sys.modules)") == "False"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import copy
+import pickle
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -14,9 +18,9 @@ import pytest
 from linalign_integrations import Preferences, Principle, open_profiles, use_preferences
 from linalign_integrations.errors import (
     InvalidPreferences,
-    LinAlignError,
     MissingExtra,
     ProfileNotFound,
+    ProfileStoreFailed,
     ProfileUnreadable,
 )
 from linalign_integrations.preferences import resolve
@@ -52,6 +56,8 @@ def test_preferences_are_values() -> None:
     ("fields", "words"),
     [
         ({"principles": [""]}, "text"),
+        ({"principles": ["a\ud800"]}, "unable to parse raw data as a unicode"),
+        ({"principles": [{"text": "a", "weight": 1e6}]}, "weight"),
         ({"principles": ["   "]}, "text"),
         ({"principles": [7]}, "principles"),
         ({"principles": 7}, "principles"),
@@ -115,6 +121,55 @@ def test_an_explicit_empty_tuple_means_no_alignment_and_never_falls_through() ->
     assert said(config={"principles": ()}, own=own) == []
     with use_preferences(()):
         assert said(own=own) == []
+
+
+def test_two_users_profiles_never_mix() -> None:
+    profiles = open_profiles("memory://mix")
+    profiles.put("ann", Preferences(ratio=1.0))
+    profiles.put("bob", Preferences(principles=["B's secret"], ratio=4.0, kl_budget=0.1))
+    levels = {"user_id": "bob", "profiles": profiles}
+    assert resolve(config={"user_id": "ann"}, **levels) == Preferences(ratio=1.0)
+    both = resolve(config={"user_id": "ann"}, context={"user_id": "bob"}, profiles=profiles)
+    assert both == Preferences(ratio=1.0)
+
+
+def test_a_profile_is_not_read_where_a_higher_level_says_principles() -> None:
+    class Unreadable:
+        def get(self, user_id: str) -> Preferences:
+            raise AssertionError(user_id)
+
+    for levels in (
+        {"call": Preferences(principles=["call"])},
+        {"call": Preferences(principles=())},
+        {"config": {"principles": ["config"], "user_id": "ann"}},
+    ):
+        resolve(**levels, context={"user_id": "ann"}, user_id="bob", profiles=Unreadable())
+    with use_preferences("ambient"):
+        assert said(user_id="bob", profiles=Unreadable()) == ["ambient"]
+
+
+def test_keys_that_an_app_uses_for_itself_are_not_taken_for_ours() -> None:
+    own = Preferences(principles=["own"])
+    assert said(config={"placement": "sidebar", "ratio": "16:9"}, own=own) == ["own"]
+    whole = resolve(config={"preferences": {"ratio": 3.0}}, own=own)
+    assert whole == Preferences(principles=["own"], ratio=3.0)
+
+
+def test_one_use_preferences_object_may_serve_many_tasks() -> None:
+    shared = use_preferences("shared")
+
+    async def work(delay: float) -> list[str]:
+        with shared:
+            await asyncio.sleep(delay)
+            return said()
+
+    async def main() -> list[list[str]]:
+        return await asyncio.gather(*(work(delay) for delay in (0.02, 0.0, 0.01)))
+
+    assert asyncio.run(main()) == [["shared"]] * 3
+    with shared, shared:
+        assert said() == ["shared"]
+    assert said() == []
 
 
 def test_each_field_comes_from_the_first_level_that_says_it() -> None:
@@ -190,9 +245,40 @@ def test_what_a_profile_leaves_unsaid_stays_unsaid() -> None:
     assert found == Preferences(principles=["A."], ratio=5.0)
 
 
+def test_the_same_url_is_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_profiles("memory://one") is open_profiles("memory://one")
+    assert open_profiles("memory://one") is not open_profiles("memory://two")
+    monkeypatch.chdir(tmp_path)
+    here = open_profiles("sqlite:///p.db")
+    assert open_profiles(f"sqlite:///{tmp_path}/p.db") is here
+    assert pickle.loads(pickle.dumps(here)) is here
+    assert copy.deepcopy(here) is here
+
+
+def test_a_profile_may_be_given_as_principles_and_nothing_else() -> None:
+    profiles = open_profiles("memory://given")
+    profiles.put("ann", "Be brief.")
+    profiles.put("bob", ["A.", Principle("B.", 2)])
+    assert profiles.get("ann") == Preferences(principles=["Be brief."])
+    assert profiles.get("bob") == Preferences(principles=["A.", Principle("B.", 2)])
+    with pytest.raises(InvalidPreferences, match="neither"):
+        profiles.put("ann", 7)  # type: ignore[arg-type]
+    assert profiles.get("ann") == Preferences(principles=["Be brief."])
+
+
+def test_a_store_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
+    profiles = open_profiles(f"sqlite:///{tmp_path}/p.db")
+    profiles._store.conn.close()  # type: ignore[attr-defined]
+    with pytest.raises(ProfileStoreFailed, match="cannot be read"):
+        profiles.get("ann")
+    with pytest.raises(ProfileStoreFailed, match="cannot be written"):
+        profiles.put("ann", "A.")
+
+
 def test_sqlite_profiles_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/profiles.db"
-    open_profiles(url).put("ann", Preferences(principles=["A."]))
+    code = f"from linalign_integrations import open_profiles; open_profiles({url!r})"
+    subprocess.run([sys.executable, "-c", f"{code}.put('ann', 'A.')"], check=True)  # noqa: S603
     assert open_profiles(url).get("ann") == Preferences(principles=["A."])
 
 
@@ -209,19 +295,21 @@ def test_an_unreadable_profile_is_reported_and_kept(tmp_path: Path) -> None:
     assert store.get(item.namespace, "ann").value == {"principles": 3}
 
 
-@pytest.mark.parametrize("url", ["profiles.db", "mysql://x", "sqlite://", "sqlite:///", ""])
+@pytest.mark.parametrize(
+    "url", ["profiles.db", "memory", "mysql://x", "sqlite://", "sqlite:///", ""]
+)
 def test_a_url_of_no_known_store_is_refused(url: str) -> None:
-    with pytest.raises(LinAlignError, match="unknown profile store"):
+    with pytest.raises(ProfileStoreFailed, match="unknown profile store"):
         open_profiles(url)
 
 
 def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(LinAlignError, match="cannot open the profile store") as caught:
+    with pytest.raises(ProfileStoreFailed, match="cannot be opened") as caught:
         open_profiles(f"sqlite:///{tmp_path}/no/such/folder/p.db")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:///p.db"])
+@pytest.mark.parametrize("url", ["memory://never-opened", "sqlite:///never-opened.db"])
 def test_a_missing_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     importing = builtins.__import__
 

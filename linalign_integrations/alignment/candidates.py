@@ -87,7 +87,8 @@ def _likeliest(logits: Tensor, temperature: Tensor, mass: Tensor, limit: Tensor)
     working = logits.float() if logits.dtype in (torch.half, torch.bfloat16) else logits
     peak = working.amax(-1, keepdim=True)
     # The tail matters only through its total: working precision for its terms, not for their sum.
-    scaled = (working - peak) / temperature.to(working)[:, None]
+    heat = temperature.double().clamp(1e-30, 1e30).to(working)
+    scaled = (working - peak) / heat[:, None]
     total = scaled.exp().sum(-1, keepdim=True, dtype=torch.double).log()
     bounded = bool((limit > 0).any())
     width = int(limit.max()) + 1 if bool((limit > 0).all()) else _FIRST_WIDTH

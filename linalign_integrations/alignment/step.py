@@ -11,6 +11,7 @@ from linalign_integrations.alignment.candidates import Candidates, nucleus
 
 # Twice the float32 range: a contrast this large stands for "in one branch only".
 _LARGEST_CONTRAST = 1e39
+_LARGEST_PUSH = 1e100
 _ROOT_STEPS = 96
 _ROOT_PRECISION = 1e-8
 
@@ -50,7 +51,8 @@ def direction(principles: Tensor, plain: Tensor, weights: Tensor) -> Tensor:
     contrast = (principles.double() - plain.double()[:, None]).nan_to_num(
         nan=0.0, posinf=_LARGEST_CONTRAST, neginf=-_LARGEST_CONTRAST
     )
-    return (weights.double()[..., None] * contrast).sum(1)
+    push = (weights.double()[..., None] * contrast).sum(1)
+    return push.nan_to_num(nan=0.0).clamp(-_LARGEST_PUSH, _LARGEST_PUSH)
 
 
 def spent_kl(log_prior: Tensor, push: Tensor, eta: Tensor) -> Tensor:
@@ -69,8 +71,9 @@ def spent_kl(log_prior: Tensor, push: Tensor, eta: Tensor) -> Tensor:
 def step_size(log_prior: Tensor, push: Tensor, ratio: Tensor, kl_budget: Tensor) -> Tensor:
     """``min(ratio, eta(kl_budget))`` where ``eta`` solves ``KL(eta) = kl_budget``.
 
-    The root is found by Newton's method from the Fisher estimate ``sqrt(2 delta / Var(push))``,
-    kept inside a shrinking bracket; the KL spent at the result never exceeds the budget.
+    The root is found by Newton's method on ``log KL`` over ``log eta``, which is nearly a straight
+    line, from the Fisher estimate ``sqrt(2 delta / Var(push))`` and inside a shrinking bracket. It
+    takes 3 to 5 evaluations as a rule; the KL spent at the result never exceeds the budget.
 
     Args:
         log_prior: ``[n, m]`` normalised log-probabilities before the step.
@@ -99,9 +102,11 @@ def step_size(log_prior: Tensor, push: Tensor, ratio: Tensor, kl_budget: Tensor)
         done = ~over & (kl >= kl_budget * (1 - _ROOT_PRECISION))
         if bool((done | ~bound).all()):
             break
-        newton = eta - (kl - goal) / (eta * _variance(tilted, push))
-        # Newton can crawl where KL saturates; every third attempt halves the bracket instead.
-        sound = (newton > low) & (newton < high) & (attempt % 3 != 2)
+        # In logarithms KL(eta) is nearly straight: eta^2 Var / KL is its slope there.
+        rise = (kl / goal).log() * kl / (eta.square() * _variance(tilted, push))
+        newton = eta * (-rise).exp()
+        # Newton can crawl where KL saturates; now and then the bracket is halved instead.
+        sound = (newton > low) & (newton < high) & (attempt % 6 != 5)
         eta = torch.where(done, eta, torch.where(sound, newton, (low + high) / 2))
     return torch.where(bound, low, ratio)
 
@@ -123,7 +128,7 @@ def take_step(
         ratio: ``[n]``, not negative.
         kl_budget: ``[n]`` nats per token; ``inf`` for no budget.
     """
-    tempered = push / temperature.double()[:, None]
+    tempered = (push / temperature.double()[:, None]).clamp(-_LARGEST_PUSH, _LARGEST_PUSH)
     taken = step_size(plausible.log_probs, tempered, ratio, kl_budget)
     log_probs = _tilt(plausible.log_probs, tempered, taken)
     return AlignedStep(plausible.token_ids, log_probs, taken, _kl(plausible.log_probs, log_probs))

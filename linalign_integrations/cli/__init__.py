@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from linalign_integrations.cli import bench, chat, demo
 from linalign_integrations.errors import LinAlignError
@@ -97,5 +98,5 @@ def main() -> None:
     try:
         app()
     except LinAlignError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import track
 from rich.table import Table
 
+from linalign_integrations.errors import LinAlignError
 from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ def random_engine(shape: Shape, dtype: str) -> Engine:
 
     from linalign_integrations import pocket
     from linalign_integrations.engine import Engine
+    from linalign_integrations.engine.loading import pick_dtype
 
     config = LlamaConfig(
         **_SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=True, eos_token_id=None
     )
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=getattr(torch, dtype)
+        config, dtype=pick_dtype(dtype, torch.device("cpu"))
     )
     with torch.inference_mode():
         spread = model(torch.arange(100, 200)[None]).logits.float().std()
@@ -92,6 +94,8 @@ def step_times(engine: Engine, preferences: Preferences, steps: int) -> list[flo
         now = time.perf_counter()
         times.append(now - before)
         before = now
+    if not times:
+        raise LinAlignError("the model ended its answer at once: there is no step to measure")
     return times
 
 

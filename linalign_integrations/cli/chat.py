@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from linalign_integrations.cli.compare import table, three_answers
 from linalign_integrations.errors import LinAlignError
 from linalign_integrations.preferences import Preferences
@@ -148,17 +150,22 @@ def run(
         LinAlignError: the model cannot be loaded, or a value lies outside its range.
     """
     preferences = Preferences(principles=principles, ratio=ratio)
-    with console.status(f"Loading {model} …"):
+    with console.status(escape(f"Loading {model} …")):
         from linalign_integrations.engine import Engine, SamplingParams
 
         sampling = SamplingParams(seed=seed, max_tokens=max_tokens)
         session = Session(console, Engine.load(model), preferences, sampling)
-    console.print(f"{model} is ready. /help lists the commands, /quit leaves.", style="dim")
+    console.print(
+        f"{model} is ready. /help lists the commands, /quit leaves.", style="dim", markup=False
+    )
     while True:
         try:
             line = console.input("[bold green]> [/]")
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
-        if not session.handle(line):
-            return
+        try:
+            if not session.handle(line):
+                return
+        except KeyboardInterrupt:
+            console.print("\n(answer stopped)", style="dim")

@@ -27,7 +27,9 @@ def table(title: str, rows: Sequence[tuple[str, list[str]]], *, ratio: float) ->
         rows: a label and three answers each.
         ratio: shown in the heading of the aligned column.
     """
-    made = Table(title=title, box=box.ROUNDED, show_lines=True, title_justify="left", expand=True)
+    made = Table(
+        title=Text(title), box=box.ROUNDED, show_lines=True, title_justify="left", expand=True
+    )
     made.add_column("principle", style="cyan", ratio=3)
     made.add_column("plain", ratio=4, style="dim")
     made.add_column("prompted", ratio=4)

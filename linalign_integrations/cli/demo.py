@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from linalign_integrations.cli.compare import table, three_answers
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def run(console: Console, *, model: str, ratio: float, seed: int, question: str)
     Raises:
         LinAlignError: the model cannot be loaded, or a value lies outside its range.
     """
-    with console.status(f"Loading {model} …"):
+    with console.status(escape(f"Loading {model} …")):
         rows = through_langchain(model, ratio, seed, question)
     console.print(table(f'A LangChain chain is asked: "{question}"', rows, ratio=ratio))
     with console.status("Asking the documents …"):

@@ -17,7 +17,13 @@ from linalign_integrations.engine.loading import load_weights, model_name, pick_
 from linalign_integrations.engine.rows import Rows, check_supported
 from linalign_integrations.engine.sampling import SamplingParams, distribution, draw
 from linalign_integrations.engine.text import TextAssembler
-from linalign_integrations.errors import EngineClosed, PromptTooLong, UnsupportedModel
+from linalign_integrations.errors import (
+    EngineClosed,
+    InvalidPreferences,
+    InvalidSampling,
+    PromptTooLong,
+    UnsupportedModel,
+)
 from linalign_integrations.preferences.model import Preferences
 from linalign_integrations.prompts import (
     Branch,
@@ -102,8 +108,8 @@ class Result:
 class Engine:
     """A local causal language model that answers under each request's own preferences.
 
-    Requests may come from any thread or task. Steps of concurrent requests take turns; a request
-    keeps nothing in the engine, so none can see another's text, preferences or cache.
+    Requests may come from any thread or task; the model runs one step of one request at a time. A
+    request keeps nothing in the engine, so none can see another's text, preferences or cache.
 
     Use ``Engine.load`` for a model by name. The constructor takes one that is already in memory.
 
@@ -152,6 +158,7 @@ class Engine:
                 code you have read.
 
         Raises:
+            InvalidArgument: there is no such device or dtype here.
             ModelNotFound: no model is named, or it cannot be found.
             UnsupportedModel: it is not a causal decoder with safetensors weights.
         """
@@ -202,7 +209,8 @@ class Engine:
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
         """
-        plan = plan_branches(normalise_messages(messages), preferences or Preferences(), self._form)
+        preferences, _ = _values(preferences, None)
+        plan = plan_branches(normalise_messages(messages), preferences, self._form)
         return plan.branches(self._form)
 
     def generate(
@@ -221,6 +229,7 @@ class Engine:
 
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
+            InvalidPreferences: a principle would forge control tokens through the template.
             PromptTooLong: a prompt leaves no room for an answer.
             EngineClosed: the engine was closed.
             GenerationFailed: the model gave no usable logits.
@@ -271,10 +280,10 @@ class Engine:
         sampling: SamplingParams | None,
     ) -> _Generation:
         self._open_model()
-        preferences = preferences or Preferences()
+        preferences, sampling = _values(preferences, sampling)
         plan = plan_branches(normalise_messages(messages), preferences, self._form)
         self._require_room(plan)
-        return _Generation(self, plan, preferences, sampling or SamplingParams())
+        return _Generation(self, plan, preferences, sampling)
 
     def _require_room(self, plan: BranchPlan) -> None:
         longest = max(map(len, plan.token_ids))
@@ -333,29 +342,30 @@ class _Generation(Iterator[Piece]):
         self._lengths = torch.tensor([len(ids) for ids in plan.token_ids])
         longest = int(self._lengths.max())
         self._most = min(sampling.max_tokens, engine.context_length - longest)
-        self._rows = engine._new_rows(longest + min(self._most, _FIRST_ROOM))
+        self._rows: Rows | None = engine._new_rows(longest + min(self._most, _FIRST_ROOM))
         self._text = TextAssembler(engine._form, sampling.stop)
         self._next: list[tuple[int, ...]] = list(plan.token_ids)
         self._filled = torch.zeros_like(self._lengths)
         self._drawn = 0
-        self._done = False
 
     def __next__(self) -> Piece:
-        if self._done:
+        if self._rows is None:
             raise StopIteration
         try:
-            return self._step()
+            return self._step(self._rows)
         except BaseException:
-            self._done = True
+            self.close()
             raise
 
-    def _step(self) -> Piece:
-        logits = self._engine._forward(self._rows, self._next, self._filled)
+    def close(self) -> None:
+        """Ends the answer here and gives its memory back."""
+        self._rows = None
+
+    def _step(self, rows: Rows) -> Piece:
+        logits = self._engine._forward(rows, self._next, self._filled)
         self._filled = self._filled + torch.tensor([len(tokens) for tokens in self._next])
         with torch.inference_mode():
-            step = distribution(
-                logits, self._plan.plain, self._plan.terms, self._preferences, self._sampling
-            )
+            step = distribution(logits, self._plan, self._preferences, self._sampling)
             token = draw(step, self._seed, self._drawn)
             kl = float(step.kl[0])
         self._drawn += 1
@@ -369,7 +379,7 @@ class _Generation(Iterator[Piece]):
             finish = "length"
         if finish is None:
             return Piece(text, (token,), None, None, kl)
-        self._done = True
+        self.close()
         text += self._text.finish()
         finish = "stop" if self._text.stopped else finish
         usage = Usage(int(self._lengths[0]), self._drawn, int(self._lengths.sum()))
@@ -377,8 +387,25 @@ class _Generation(Iterator[Piece]):
 
 
 async def _in_threads(generation: _Generation) -> AsyncIterator[Piece]:
-    while (piece := await asyncio.to_thread(next, generation, None)) is not None:
-        yield piece
+    try:
+        while (piece := await asyncio.to_thread(next, generation, None)) is not None:
+            yield piece
+    finally:
+        generation.close()
+
+
+def _values(preferences: object, sampling: object) -> tuple[Preferences, SamplingParams]:
+    """The two values of a request, defaults in place of None."""
+    preferences = Preferences() if preferences is None else preferences
+    sampling = SamplingParams() if sampling is None else sampling
+    if not isinstance(preferences, Preferences):
+        raise InvalidPreferences(
+            f"preferences= takes Preferences, not {type(preferences).__name__}: "
+            "wrap principles as Preferences(principles=[...])"
+        )
+    if not isinstance(sampling, SamplingParams):
+        raise InvalidSampling(f"sampling= takes SamplingParams, not {type(sampling).__name__}")
+    return preferences, sampling
 
 
 def _gather(pieces: Iterable[Piece]) -> Result:
@@ -400,7 +427,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     ends: set[int] = set()
     for said in (
         getattr(model.generation_config, "eos_token_id", None),
-        model.config.eos_token_id,
+        getattr(model.config.get_text_config(), "eos_token_id", None),
         tokenizer.eos_token_id,
     ):
         ends.update([said] if isinstance(said, int) else said or ())

@@ -8,18 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from linalign_integrations import pocket
-from linalign_integrations.errors import ModelNotFound, UnsupportedModel
+from linalign_integrations.errors import InvalidArgument, ModelNotFound, UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# What transformers and its parts raise on a model they cannot read.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
 MODEL_VARIABLE = "LINALIGN_MODEL"
 
 
@@ -28,7 +43,10 @@ def model_name(model: str | os.PathLike[str] | None) -> str:
 
     Raises:
         ModelNotFound: neither names one.
+        InvalidArgument: the argument is not a name.
     """
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InvalidArgument(f"model= takes a name or a folder, not {model!r}")
     name = os.fspath(model) if model is not None else os.environ.get(MODEL_VARIABLE, "")
     if not name:
         raise ModelNotFound(
@@ -39,25 +57,37 @@ def model_name(model: str | os.PathLike[str] | None) -> str:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the fastest here: CUDA, Apple's MPS, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device asked for, or the fastest here: CUDA, Apple's MPS, else the CPU.
+
+    Raises:
+        InvalidArgument: there is no such device here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    try:
+        found = torch.device(device or next((kind for kind, has in here.items() if has), "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise InvalidArgument(f"unknown device {device!r}: use 'cpu' or 'cuda'") from error
+    if not here.get(found.type, True):
+        raise InvalidArgument(f"device {device!r} was asked for, but this machine has none")
+    # "cuda" and "cuda:0" must be the same engine.
+    if found.type == "cuda":
+        return torch.device("cuda", found.index or 0)
+    return torch.device(found.type)
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype asked for, or bfloat16 where the device computes in it, else the next best.
 
     Raises:
-        UnsupportedModel: the name is not a floating-point dtype of torch.
+        InvalidArgument: models are not computed in such a dtype.
     """
     if dtype is not None:
         found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise UnsupportedModel(f"unknown dtype {dtype!r}: use 'float32', 'bfloat16' or similar")
-        return found
+        if found not in _DTYPES:
+            raise InvalidArgument(
+                f"unknown dtype {dtype!r}: use bfloat16, float16, float32 or float64"
+            )
+        return cast("torch.dtype", found)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "mps":
@@ -79,17 +109,23 @@ def load_weights(
         ModelNotFound: there is no such folder or no such model within reach.
         UnsupportedModel: it is not a causal decoder, or has no complete safetensors weights.
     """
-    folder = pocket.weights() if name == "pocket" else Path(name)
+    folder = pocket.weights() if name == "pocket" else Path(name).expanduser()
     local = folder.is_dir()
-    if not local and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+    if folder.is_file():
+        raise ModelNotFound(f"{name!r} is a file: name the folder that holds the model")
+    if not local and (folder.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise ModelNotFound(f"there is no folder {name!r}")
+    if local and (folder / "adapter_config.json").is_file():
+        raise UnsupportedModel(
+            f"{name!r} holds an adapter, not a whole model: merge it into its base model first"
+        )
     if local and not (folder / "config.json").is_file():
         raise ModelNotFound(f"the folder {name!r} holds no model: it has no config.json")
     source = str(folder) if local else name
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **common)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         if local:
             raise UnsupportedModel(
                 f"the config.json in {name!r} cannot be used: {_first_line(error)}"
@@ -106,6 +142,12 @@ def load_weights(
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    except _UNREADABLE as error:
+        raise UnsupportedModel(
+            f"{name!r} has no usable tokenizer: save one beside the weights with "
+            f"tokenizer.save_pretrained(folder) ({_first_line(error)})"
+        ) from error
+    try:
         with _progress_bar(shown=name != "pocket"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -115,7 +157,7 @@ def load_weights(
                 output_loading_info=True,
                 **common,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _UNREADABLE as error:
         raise UnsupportedModel(f"cannot load {name!r}: {_first_line(error)}") from error
     model, report = loaded
     if report["missing_keys"]:

@@ -152,7 +152,9 @@ def check_supported(config: PretrainedConfig) -> None:
     Raises:
         UnsupportedModel: the model has layers other than full or sliding-window attention.
     """
-    unknown = set(getattr(config, "layer_types", None) or ()) - _KINDS
+    # GPT-Neo's local layers cut a window by the cache's length, which rows do not share.
+    named = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    unknown = set(named or ()) - _KINDS
     if unknown:
         raise UnsupportedModel(
             f"{config.model_type} has layers of kind {', '.join(sorted(unknown))}; only full and "

@@ -14,9 +14,7 @@ from linalign_integrations.errors import GenerationFailed, InvalidSampling, desc
 
 if TYPE_CHECKING:
     from linalign_integrations.preferences.model import Preferences
-
-# Below this a distribution at that temperature is its most likely token, to float precision.
-_COLD = 1e-5
+    from linalign_integrations.prompts import BranchPlan
 
 
 def _as_stops(value: object) -> object:
@@ -33,10 +31,14 @@ class SamplingParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(
-        default=0.7, ge=0, allow_inf_nan=False, description="0 always takes the likeliest token."
+        default=0.7,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="0 always takes the likeliest token.",
     )
     top_p: float = Field(default=1.0, gt=0, le=1, description="Mass of the nucleus drawn from.")
-    top_k: int | None = Field(default=None, ge=1, description="Most tokens to draw from.")
+    top_k: int | None = Field(default=None, ge=1, le=2**31, description="Most tokens to draw from.")
     seed: int | None = Field(
         default=None, description="Same seed, same answer; None draws a fresh one."
     )
@@ -53,11 +55,7 @@ class SamplingParams(BaseModel):
 
 
 def distribution(
-    logits: Tensor,
-    plain: int,
-    terms: tuple[tuple[int, float], ...],
-    preferences: Preferences,
-    sampling: SamplingParams,
+    logits: Tensor, plan: BranchPlan, preferences: Preferences, sampling: SamplingParams
 ) -> AlignedStep:
     """What the next token of one request is drawn from.
 
@@ -66,9 +64,8 @@ def distribution(
     temperature 1, so that the plausible set keeps a meaning.
 
     Args:
-        logits: ``[branches, vocab]`` of the request, the prompted branch first.
-        plain: index of the branch without principles.
-        terms: ``(index, weight)`` of the branches that pull the answer away from the plain one.
+        logits: ``[branches, vocab]`` of the request.
+        plan: how its branches combine.
         preferences: the request's; only its numbers are used here.
         sampling: the request's.
 
@@ -80,26 +77,26 @@ def distribution(
             "the model gave no usable logits (NaN, infinite, or every token forbidden): "
             "try dtype='float32', and check the weights"
         )
-    cold = sampling.temperature < _COLD
+    cold = sampling.temperature == 0
     heat = logits.new_tensor([1.0 if cold else sampling.temperature], dtype=torch.double)
-    if not preferences.aligns:
+    if not plan.guided:
         top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
         own = nucleus(logits[:1], heat, heat.new_tensor([sampling.top_p]), top_k)
         still = torch.zeros_like(heat)
         return AlignedStep(own.token_ids, own.log_probs, still, still)
     plausible = nucleus(logits[:1], heat, heat.new_tensor([preferences.plausibility]))
     push = torch.zeros_like(plausible.log_probs)
-    if terms:
-        rows = [index for index, _ in terms]
-        weights = heat.new_tensor([[weight for _, weight in terms]])
+    if plan.terms:
+        rows = [index for index, _ in plan.terms]
+        weights = heat.new_tensor([[weight for _, weight in plan.terms]])
         at_tokens = logits[:, plausible.token_ids[0]]
-        push = direction(at_tokens[rows][None], at_tokens[plain][None], weights)
+        push = direction(at_tokens[rows][None], at_tokens[plan.plain][None], weights)
     budget = torch.inf if preferences.kl_budget is None else preferences.kl_budget
     step = take_step(
         plausible,
         push,
         temperature=heat,
-        ratio=heat.new_tensor([preferences.ratio if terms else 0.0]),
+        ratio=heat.new_tensor([preferences.ratio if plan.terms else 0.0]),
         kl_budget=heat.new_tensor([budget]),
     )
     if cold or sampling.top_k is not None or sampling.top_p < 1:

@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from linalign_integrations.prompts import PromptFormat
 
 _REPLACEMENT = "\ufffd"
-# An unfinished character is at most three bytes, and some tokenizers show a mark for each.
-_UNFINISHED = 3
 # Tokens decoded again before each new one, so that tokenizers which treat the start of a text
 # specially (a dropped leading space) see where they are.
 _CONTEXT = 6
@@ -36,10 +34,12 @@ class TextAssembler:
         """The text that is certain after this token; what may yet change is held back."""
         self._token_ids.append(token_id)
         text = self._decode_new()
-        whole = text.rstrip(_REPLACEMENT)
-        whole = text[: max(len(whole), len(text) - _UNFINISHED)]
-        fresh, self._given = whole[self._given :], len(whole)
-        if whole == text:
+        # An unfinished character shows as replacement marks at the very end.
+        if text.endswith(_REPLACEMENT):
+            return ""
+        fresh, self._given = text[self._given :], len(text)
+        # A run of byte tokens is decoded as a whole, so it must not be cut.
+        if token_id not in self._form.byte_tokens:
             self._settled, self._given = len(self._token_ids), 0
         return self._release(fresh, last=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -137,6 +138,10 @@ class ChatLinAlign(Adapter, BaseChatModel):
         params = super()._get_invocation_params(stop=stop, **kwargs)
         return {**params, "preferences": fingerprint(kwargs.get("preferences"))}
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        kwargs["preferences"] = fingerprint(kwargs.get("preferences"))
+        return super()._get_llm_string(stop, **kwargs)
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "linalign"
@@ -165,7 +170,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = self._request(messages, stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, messages, stop, kwargs)
         result = await engine.agenerate(**request)
         return _chat_result(engine, result.text, result.usage, result.finish_reason)
 
@@ -190,7 +195,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        engine, request = self._request(messages, stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, messages, stop, kwargs)
         async for piece in engine.astream(**request):
             chunk = _chunk(engine, piece)
             if run_manager:
@@ -200,11 +205,14 @@ class ChatLinAlign(Adapter, BaseChatModel):
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, call: dict[str, Any]
     ) -> tuple[Engine, dict[str, Any]]:
-        return self._engine(call.pop("model", None)), {
+        request = {
             "messages": convert_to_openai_messages(messages, text_format="string"),
             "preferences": self._take_preferences(call),
             "sampling": self._sampling(call, stop=stop),
         }
+        engine = self._engine(call.pop("model", None))
+        self._refuse_rest(call)
+        return engine, request
 
 
 def _usage_metadata(usage: Usage) -> UsageMetadata:

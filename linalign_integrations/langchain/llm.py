@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models.llms import BaseLLM
@@ -46,8 +47,8 @@ class LinAlignLLM(Adapter, BaseLLM):
     def _settle(self, config: RunnableConfig | None, call: dict[str, Any]) -> Self:
         """A copy that carries all that the call says, since LangChain's cache sees nothing else."""
         preferences = take_preferences(self, config, call)
-        said = {name: call.pop(name) for name in _CALL_FIELDS if name in call}
-        copy = self._copy(**said)
+        said = {name: call.pop(name, None) for name in _CALL_FIELDS}
+        copy = self._copy(**{name: value for name, value in said.items() if value is not None})
         copy._settled = preferences
         return copy
 
@@ -150,7 +151,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = self._request(stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, stop, kwargs)
         results = [await engine.agenerate(prompt, **request) for prompt in prompts]
         return _llm_result(engine, results)
 
@@ -175,7 +176,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        engine, request = self._request(stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, stop, kwargs)
         async for piece in engine.astream(prompt, **request):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
@@ -185,11 +186,12 @@ class LinAlignLLM(Adapter, BaseLLM):
     def _request(
         self, stop: list[str] | None, call: dict[str, Any]
     ) -> tuple[Engine, dict[str, Any]]:
-        preferences = self._settled or self._take_preferences(call)
-        return self._engine(), {
-            "preferences": preferences,
+        request = {
+            "preferences": self._settled or self._take_preferences(call),
             "sampling": self._sampling(call, stop=stop),
         }
+        self._refuse_rest(call)
+        return self._engine(), request
 
 
 def _llm_result(engine: Engine, results: list[Result]) -> LLMResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
@@ -85,7 +86,7 @@ class LinAlign(Adapter, LLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """``chat`` without blocking the event loop."""
-        engine, request = self._request(_as_dicts(messages), kwargs)
+        engine, request = await asyncio.to_thread(self._request, _as_dicts(messages), kwargs)
         result = await engine.agenerate(**request)
         return _chat_response(result.text, None, result.usage, result.finish_reason)
 
@@ -94,7 +95,7 @@ class LinAlign(Adapter, LLM):
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """``stream_chat`` for ``async for``."""
-        engine, request = self._request(_as_dicts(messages), kwargs)
+        engine, request = await asyncio.to_thread(self._request, _as_dicts(messages), kwargs)
         pieces = engine.astream(**request)
 
         async def respond() -> ChatResponseAsyncGen:
@@ -133,7 +134,8 @@ class LinAlign(Adapter, LLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """``complete`` without blocking the event loop."""
-        engine, request = self._request(self._as_turn(prompt, formatted), kwargs)
+        turn = self._as_turn(prompt, formatted)
+        engine, request = await asyncio.to_thread(self._request, turn, kwargs)
         result = await engine.agenerate(**request)
         return _completion(result.text, None, result.usage, result.finish_reason)
 
@@ -142,7 +144,8 @@ class LinAlign(Adapter, LLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """``stream_complete`` for ``async for``."""
-        engine, request = self._request(self._as_turn(prompt, formatted), kwargs)
+        turn = self._as_turn(prompt, formatted)
+        engine, request = await asyncio.to_thread(self._request, turn, kwargs)
         pieces = engine.astream(**request)
 
         async def respond() -> CompletionResponseAsyncGen:
@@ -161,11 +164,14 @@ class LinAlign(Adapter, LLM):
     def _request(
         self, messages: list[dict[str, str]], call: dict[str, Any]
     ) -> tuple[Engine, dict[str, Any]]:
-        return self._engine(call.pop("model", None)), {
+        request = {
             "messages": messages,
             "preferences": self._take_preferences(call),
             "sampling": self._sampling(call),
         }
+        engine = self._engine(call.pop("model", None))
+        self._refuse_rest(call)
+        return engine, request
 
 
 def _as_dicts(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:

@@ -33,6 +33,8 @@ class Principle(BaseModel):
     )
     weight: float = Field(
         default=1.0,
+        ge=-1000,
+        le=1000,
         allow_inf_nan=False,
         description="How strongly it counts; negative steers away from it.",
     )
@@ -97,11 +99,6 @@ class Preferences(BaseModel):
 
     def __init__(self, **fields: Any) -> None:
         _build(super().__init__, **fields)
-
-    @property
-    def aligns(self) -> bool:
-        """Whether any principle takes part in the answer."""
-        return any(principle.weight for principle in self.principles)
 
     def over(self, lower: Preferences) -> Preferences:
         """These preferences, with what they leave unsaid taken from ``lower``."""

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from linalign_integrations.errors import ProfileNotFound
 from linalign_integrations.preferences.model import Preferences, Principle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from linalign_integrations.preferences.profiles import Profiles
 
-_ambient: ContextVar[Preferences | None] = ContextVar("linalign_preferences", default=None)
+STRENGTH = ("ratio", "kl_budget", "plausibility", "placement")
+"""The fields of Preferences beside the principles."""
+
+
+@dataclass(frozen=True)
+class _Scope:
+    preferences: Preferences
+    outer: _Scope | None
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("linalign_preferences", default=None)
 
 
 def as_preferences(
-    value: Preferences | Principle | str | Sequence[str | Principle] | None, **fields: Any
+    value: Preferences | Principle | str | Mapping[str, Any] | Sequence[Any] | None, **fields: Any
 ) -> Preferences | None:
     """Preferences from principles or preferences and from single fields that are not None.
 
@@ -30,6 +41,8 @@ def as_preferences(
         InvalidPreferences: a value lies outside its range.
     """
     said = {name: field for name, field in fields.items() if field is not None}
+    if isinstance(value, Mapping):
+        value = Preferences(**value)
     if isinstance(value, Preferences):
         return Preferences(**said).over(value)
     if value is not None:
@@ -42,6 +55,7 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
 
     Blocks nest: the inner one wins where it says something. The value follows the context into
     asyncio tasks and into threads that copy the context; a plain ``ThreadPoolExecutor`` does not.
+    Do not ``yield`` out of a block: a generator's caller would see its preferences.
 
     Example:
         ``with use_preferences("Be formal.", ratio=3.0): chain.invoke(question)``
@@ -60,11 +74,11 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
         **fields: Any,
     ) -> None:
         self._preferences = as_preferences(principles, **fields) or Preferences()
-        self._tokens: list[Token[Preferences | None]] = []
 
     def __enter__(self) -> Self:
-        outer = _ambient.get()
-        self._tokens.append(_ambient.set(self._preferences.over(outer or Preferences())))
+        outer = _scope.get()
+        inherited = outer.preferences if outer else Preferences()
+        _scope.set(_Scope(self._preferences.over(inherited), outer))
         return self
 
     def __exit__(
@@ -73,7 +87,9 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _ambient.reset(self._tokens.pop())
+        # The way out is kept in the context, so that tasks may share one object.
+        if (scope := _scope.get()) is not None:
+            _scope.set(scope.outer)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -90,63 +106,76 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
 def resolve(
     *,
     call: Preferences | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: object = None,
     context: object = None,
     own: Preferences | None = None,
     user_id: str | None = None,
     profiles: Profiles | None = None,
 ) -> Preferences:
-    """The preferences that hold for one call.
+    """The preferences that hold for one call, every field of them said.
 
-    For each field the first level that says it wins: call argument, ``principles`` (and other
-    fields) in the configuration, the profile of the configuration's ``user_id``, the same of the
-    runtime context, ``use_preferences``, then the model object's own profile and fields. An
+    For each field the first level that says it wins: call argument, ``principles`` or
+    ``preferences`` in the configuration, the profile of the configuration's ``user_id``, the same
+    of the runtime context, ``use_preferences``, then the model object's own user and fields. An
     explicit empty tuple of principles is a statement, *no alignment*, and never falls through.
+
+    A profile is read only where nothing above it says principles, and only that of the first user
+    who is named: two users' profiles never mix.
 
     Args:
         call: what the call itself says.
-        config: LangChain's ``configurable`` or a like mapping.
-        context: a runtime context with ``principles`` or ``user_id`` as keys or attributes.
+        config: LangChain's ``configurable`` or a like mapping. Beside ``principles``, ``ratio`` and
+            the other fields are read as well; alone they are none of ours.
+        context: a runtime context with the same keys or attributes.
         own: the fields of the model object.
         user_id: the user the model object was made for.
         profiles: where profiles are looked up.
 
     Raises:
         InvalidPreferences: a value lies outside its range.
-        ProfileNotFound: a user is named who has no profile, or the model object was made for a
-            user but has no profile store.
+        ProfileNotFound: the user has no profile, or the model object was made for a user but has
+            no profile store.
+        ProfileUnreadable: what is stored for the user is not preferences.
     """
-    levels = [call, *_from_carrier(config, profiles), *_from_carrier(context, profiles)]
-    levels += [_ambient.get(), _profile(user_id, profiles), own]
     settled = Preferences()
-    for level in levels:
+
+    def says_principles() -> bool:
+        return "principles" in settled.model_fields_set
+
+    def levels() -> Iterator[Preferences | None]:
+        yield call
+        named = False
+        for carrier in (config, context):
+            yield _said_by(carrier)
+            user = _read(carrier, "user_id")
+            # Apps carry a user_id for purposes of their own: without a store it is none of ours.
+            if user is not None and profiles is not None and not (named or says_principles()):
+                named = True
+                yield profiles.get(user)
+        if (scope := _scope.get()) is not None:
+            yield scope.preferences
+        if user_id is not None and not (named or says_principles()):
+            if profiles is None:
+                raise ProfileNotFound(
+                    f"this model answers for user {user_id!r} but has no profile store: pass "
+                    'profiles=, for example profiles="sqlite:///profiles.db"'
+                )
+            yield profiles.get(user_id)
+        yield own
+
+    for level in levels():
         if level is not None:
             settled = settled.over(level)
-    # Everything is said now, so that resolving again cannot change it.
     return Preferences(**dict(settled))
 
 
-def _from_carrier(carrier: object, profiles: Profiles | None) -> list[Preferences | None]:
-    if carrier is None:
-        return []
-
-    def read(name: str) -> Any:
-        return carrier.get(name) if isinstance(carrier, Mapping) else getattr(carrier, name, None)
-
-    fields = {name: read(name) for name in Preferences.model_fields if name != "principles"}
-    said = as_preferences(read("principles"), **fields)
-    if said is not None and "principles" in said.model_fields_set:
-        return [said]
-    # Apps carry a user_id for purposes of their own: without a store it is none of ours.
-    return [said, _profile(read("user_id"), profiles) if profiles is not None else None]
+def _said_by(carrier: object) -> Preferences | None:
+    principles, whole = _read(carrier, "principles"), _read(carrier, "preferences")
+    if principles is None:
+        return as_preferences(whole)
+    said = as_preferences(principles, **{name: _read(carrier, name) for name in STRENGTH})
+    return said if said is None or whole is None else said.over(as_preferences(whole) or said)
 
 
-def _profile(user_id: str | None, profiles: Profiles | None) -> Preferences | None:
-    if user_id is None:
-        return None
-    if profiles is None:
-        raise ProfileNotFound(
-            f"user_id={user_id!r} was given but no profile store: pass profiles=, for example "
-            'profiles="sqlite:///profiles.db", or pass principles= instead'
-        )
-    return profiles.get(user_id)
+def _read(carrier: object, name: str) -> Any:
+    return carrier.get(name) if isinstance(carrier, Mapping) else getattr(carrier, name, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from linalign_integrations.errors import InvalidMessages
+from linalign_integrations.errors import InvalidMessages, InvalidPreferences
 from linalign_integrations.prompts.messages import add_to, merge_neighbours
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ class BranchPlan:
         plain: index of the branch without principles.
         terms: ``(index, weight)`` of each branch that pulls the answer away from the plain one;
             empty when nothing is to be aligned.
+        guided: whether any principle takes part, be it only in the prompt.
     """
 
     names: tuple[str, ...]
     token_ids: tuple[tuple[int, ...], ...]
     plain: int
     terms: tuple[tuple[int, float], ...]
+    guided: bool
 
     def branches(self, form: PromptFormat) -> list[Branch]:
         """The branches with their texts."""
@@ -73,6 +75,7 @@ def plan_branches(
     Raises:
         InvalidMessages: the template refuses the conversation, or principles are to stand in the
             last user turn and there is none.
+        InvalidPreferences: a principle would forge control tokens through the template.
     """
     try:
         return _plan(messages, preferences, form)
@@ -95,7 +98,16 @@ def _plan(messages: list[Message], preferences: Preferences, form: PromptFormat)
     names: list[str] = []
 
     def branch(name: str, principles: Iterable[str]) -> int:
-        ids = tuple(form.encode(place(list(principles))))
+        texts = list(principles)
+        ids = tuple(form.encode(place(texts)))
+        # Encoding keeps control tokens in a principle plain; a template that edits its input could
+        # still put one together.
+        if any(map(form.may_forge, texts)):
+            harmless = form.encode(place(["x"] * len(texts)))
+            if form.structure(ids) != form.structure(harmless):
+                raise InvalidPreferences(
+                    "a principle forges control tokens of the chat template: remove them from it"
+                )
         if ids not in token_ids:
             token_ids.append(ids)
             names.append(name)
@@ -119,6 +131,7 @@ def _plan(messages: list[Message], preferences: Preferences, form: PromptFormat)
         token_ids=tuple(token_ids),
         plain=plain,
         terms=tuple((index, weight) for index, weight in terms if index != plain),
+        guided=bool(weights),
     )
 
 

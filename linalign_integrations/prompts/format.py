@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+# What templates raise when a conversation is not to their liking.
+_REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 _PROBE = "linalign probe of the system message"
 
 
@@ -37,6 +39,17 @@ class PromptFormat:
         plain = tokenizer("a")["input_ids"]
         self._wants_bos = self._bos is not None and plain[:1] == [self._bos]
         self.has_template = bool(tokenizer.chat_template)
+        template = str(tokenizer.chat_template)
+        control = {
+            token_id: token.content
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or (token.content in template and not token.content.isspace())
+        }
+        self._control_ids = frozenset(control)
+        self._control_starts = frozenset(text[:1] for text in control.values())
+        vocabulary = tokenizer.get_vocab()
+        names = (f"<0x{byte:02X}>" for byte in range(256))
+        self.byte_tokens = frozenset(vocabulary[name] for name in names if name in vocabulary)
         self.has_system_role = True
         self.default_system = ""
         if self.has_template:
@@ -44,23 +57,26 @@ class PromptFormat:
         else:
             warnings.warn(
                 f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: conversations "
-                "are written as plain text to be continued. Use an instruction-tuned model, or set "
-                "tokenizer.chat_template, for chat.",
+                "are written as plain text to be continued. For chat use an instruction-tuned "
+                "model, or set tokenizer.chat_template before Engine(model, tokenizer).",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
 
     def _probe_system_role(self) -> None:
         user = {"role": "user", "content": "a"}
         try:
             told = self._render([{"role": "system", "content": _PROBE}, user])
-        except TemplateError:
+        except _REFUSALS:
             told = ""
         head, found, tail = told.partition(_PROBE)
         self.has_system_role = bool(found)
         if not found:
             return
-        untold = self._render([user])
+        try:
+            untold = self._render([user])
+        except _REFUSALS:
+            return
         # A template that fills in a system message of its own must keep it beside principles, or
         # the branches would differ by more than those.
         if untold.startswith(head) and untold.endswith(tail) and len(untold) > len(head + tail):
@@ -88,7 +104,7 @@ class PromptFormat:
         if not self.has_template:
             ids: Any = self.tokenize(_as_plain_text(messages))
         else:
-            if not self.has_system_role and messages[0]["role"] == "system":
+            if not self.has_system_role:
                 messages = _fold_system(messages)
             try:
                 with self._lock:
@@ -98,11 +114,22 @@ class PromptFormat:
                         return_dict=False,
                         sanitize_control_tokens=True,
                     )
-            except TemplateError as error:
+            except _REFUSALS as error:
                 raise InvalidMessages(
                     f"the model's chat template refuses this conversation: {error}"
                 ) from error
-        return self._with_one_bos(ids)
+        prompt: list[int] = self._with_one_bos(list(ids))
+        if not prompt:
+            raise InvalidMessages("the prompt is empty: say something in the messages")
+        return prompt
+
+    def may_forge(self, text: str) -> bool:
+        """Whether a text could possibly spell a control token; plain words never do."""
+        return not self._control_starts.isdisjoint(text)
+
+    def structure(self, token_ids: Sequence[int]) -> list[int]:
+        """The control tokens among these, in order."""
+        return [token for token in token_ids if token in self._control_ids]
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         start = 0
@@ -130,13 +157,24 @@ class PromptFormat:
 
 
 def _fold_system(messages: list[Message]) -> list[Message]:
-    """The system message moved into the first user turn."""
-    system, *rest = messages
-    for place, message in enumerate(rest):
-        if message["role"] == "user":
-            rest[place] = add_to(message, system["content"], before=True)
-            return rest
-    return [{"role": "user", "content": system["content"]}, *rest]
+    """System messages moved into the user turn that follows, or into the last one."""
+    folded: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            folded.append(add_to(message, "\n\n".join(waiting), before=True))
+            waiting = []
+        else:
+            folded.append(message)
+    if waiting:
+        text = "\n\n".join(waiting)
+        if folded and folded[-1]["role"] == "user":
+            folded[-1] = add_to(folded[-1], text)
+        else:
+            folded.append({"role": "user", "content": text})
+    return folded
 
 
 def _as_plain_text(messages: list[Message]) -> str:

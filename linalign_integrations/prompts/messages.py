@@ -32,8 +32,8 @@ def normalise_messages(messages: str | Iterable[Mapping[str, Any]]) -> list[Mess
             f"messages must be a string or a list of messages, not {type(messages).__name__}"
         )
     checked = [_normalise(message, place) for place, message in enumerate(messages)]
-    if not checked:
-        raise InvalidMessages("there are no messages: give at least one user message")
+    if not any(message["content"].strip() or "tool_calls" in message for message in checked):
+        raise InvalidMessages("there are no messages: give at least one user message with text")
     return checked
 
 
@@ -54,13 +54,17 @@ def _normalise(message: Mapping[str, Any], place: int) -> Message:
 
 def _text(content: object, place: int, *, optional: bool) -> str:
     if isinstance(content, str):
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidMessages(f"message {place} is not valid Unicode: {error}") from error
         return content
     if content is None and optional:
         return ""
     if isinstance(content, (list, tuple)):
         texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         if all(isinstance(text, str) for text in texts):
-            return "".join(map(str, texts))
+            return _text("".join(map(str, texts)), place, optional=optional)
     raise InvalidMessages(
         f"message {place} has content that is not text: this model reads strings and text parts"
     )
