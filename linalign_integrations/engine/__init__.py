@@ -1,6 +1,7 @@
 """Runs the branches: weights, rows of keys and values, sampling, stops and streams."""
 
-from linalign_integrations.engine.engine import Engine, Piece, Result, Usage
+from linalign_integrations.engine.answer import Piece, Result, Usage
+from linalign_integrations.engine.engine import Engine
 from linalign_integrations.engine.sampling import SamplingParams
 
 __all__ = ["Engine", "Piece", "Result", "SamplingParams", "Usage"]

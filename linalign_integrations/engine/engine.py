@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import secrets
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from linalign_integrations.engine.answer import Piece, Result, gather
+from linalign_integrations.engine.generation import Generation
 from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
 from linalign_integrations.engine.rows import Rows, check_supported
-from linalign_integrations.engine.sampling import SamplingParams, distribution, draw
-from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.engine.sampling import SamplingParams
 from linalign_integrations.errors import (
     EngineClosed,
     InvalidPreferences,
@@ -40,69 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Messages = str | Iterable[Mapping[str, Any]]
-FinishReason = Literal["stop", "length"]
-
-# Room for this much of an answer is allocated with the prompt; longer ones make it grow.
-_FIRST_ROOM = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a request cost, in tokens.
-
-    Attributes:
-        prompt_tokens: length of the prompted branch.
-        completion_tokens: tokens drawn, an end-of-sequence token included.
-        branch_tokens: length of all branches' prompts together.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    branch_tokens: int
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and answer together, each counted once."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a streamed answer.
-
-    Attributes:
-        text: text that is now certain; may be empty.
-        token_ids: tokens drawn since the piece before.
-        finish_reason: on the last piece, why the answer ended: ``"stop"`` (the model or a stop
-            text ended it) or ``"length"``. None before.
-        usage: on the last piece, what the request cost. None before.
-        kl: nats that alignment spent on these tokens.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
-    usage: Usage | None
-    kl: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished answer.
-
-    Attributes:
-        text: the answer, without special tokens and without the stop text that ended it.
-        token_ids: every token drawn, in order; an end-of-sequence token comes last.
-        finish_reason: ``"stop"`` (the model or a stop text ended it) or ``"length"``.
-        usage: what the request cost.
-        kl: nats that alignment spent on the whole answer; 0 without principles.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    usage: Usage
-    kl: float
 
 
 class Engine:
@@ -234,7 +170,7 @@ class Engine:
             EngineClosed: the engine was closed.
             GenerationFailed: the model gave no usable logits.
         """
-        return _gather(self.stream(messages, preferences=preferences, sampling=sampling))
+        return gather(self.stream(messages, preferences=preferences, sampling=sampling))
 
     async def agenerate(
         self,
@@ -245,7 +181,7 @@ class Engine:
     ) -> Result:
         """``generate`` without blocking the event loop."""
         pieces = self.astream(messages, preferences=preferences, sampling=sampling)
-        return _gather([piece async for piece in pieces])
+        return gather([piece async for piece in pieces])
 
     def stream(
         self,
@@ -278,12 +214,12 @@ class Engine:
         messages: Messages,
         preferences: Preferences | None,
         sampling: SamplingParams | None,
-    ) -> _Generation:
+    ) -> Generation:
         self._open_model()
         preferences, sampling = _values(preferences, sampling)
         plan = plan_branches(normalise_messages(messages), preferences, self._form)
         self._require_room(plan)
-        return _Generation(self, plan, preferences, sampling)
+        return Generation(self, plan, preferences, sampling)
 
     def _require_room(self, plan: BranchPlan) -> None:
         longest = max(map(len, plan.token_ids))
@@ -328,65 +264,7 @@ class Engine:
             return logits.cpu() if logits.device.type == "mps" else logits
 
 
-class _Generation(Iterator[Piece]):
-    """One running request: its rows, its tokens, its text."""
-
-    def __init__(
-        self, engine: Engine, plan: BranchPlan, preferences: Preferences, sampling: SamplingParams
-    ) -> None:
-        self._engine = engine
-        self._plan = plan
-        self._preferences = preferences
-        self._sampling = sampling
-        self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        self._lengths = torch.tensor([len(ids) for ids in plan.token_ids])
-        longest = int(self._lengths.max())
-        self._most = min(sampling.max_tokens, engine.context_length - longest)
-        self._rows: Rows | None = engine._new_rows(longest + min(self._most, _FIRST_ROOM))
-        self._text = TextAssembler(engine._form, sampling.stop)
-        self._next: list[tuple[int, ...]] = list(plan.token_ids)
-        self._filled = torch.zeros_like(self._lengths)
-        self._drawn = 0
-
-    def __next__(self) -> Piece:
-        if self._rows is None:
-            raise StopIteration
-        try:
-            return self._step(self._rows)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Ends the answer here and gives its memory back."""
-        self._rows = None
-
-    def _step(self, rows: Rows) -> Piece:
-        logits = self._engine._forward(rows, self._next, self._filled)
-        self._filled = self._filled + torch.tensor([len(tokens) for tokens in self._next])
-        with torch.inference_mode():
-            step = distribution(logits, self._plan, self._preferences, self._sampling)
-            token = draw(step, self._seed, self._drawn)
-            kl = float(step.kl[0])
-        self._drawn += 1
-        self._next = [(token,)] * len(self._lengths)
-        ended = token in self._engine._end_tokens
-        text = "" if ended else self._text.push(token)
-        finish: FinishReason | None = None
-        if ended or self._text.stopped:
-            finish = "stop"
-        elif self._drawn == self._most:
-            finish = "length"
-        if finish is None:
-            return Piece(text, (token,), None, None, kl)
-        self.close()
-        text += self._text.finish()
-        finish = "stop" if self._text.stopped else finish
-        usage = Usage(int(self._lengths[0]), self._drawn, int(self._lengths.sum()))
-        return Piece(text, (token,), finish, usage, kl)
-
-
-async def _in_threads(generation: _Generation) -> AsyncIterator[Piece]:
+async def _in_threads(generation: Generation) -> AsyncIterator[Piece]:
     try:
         while (piece := await asyncio.to_thread(next, generation, None)) is not None:
             yield piece
@@ -406,20 +284,6 @@ def _values(preferences: object, sampling: object) -> tuple[Preferences, Samplin
     if not isinstance(sampling, SamplingParams):
         raise InvalidSampling(f"sampling= takes SamplingParams, not {type(sampling).__name__}")
     return preferences, sampling
-
-
-def _gather(pieces: Iterable[Piece]) -> Result:
-    held = list(pieces)
-    last = held[-1]
-    assert last.finish_reason is not None  # noqa: S101 - the last piece of a stream says why
-    assert last.usage is not None  # noqa: S101
-    return Result(
-        text="".join(piece.text for piece in held),
-        token_ids=tuple(token for piece in held for token in piece.token_ids),
-        finish_reason=last.finish_reason,
-        usage=last.usage,
-        kl=sum(piece.kl for piece in held),
-    )
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
