@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import pytest
 from langchain_core.output_parsers import StrOutputParser
@@ -17,6 +18,8 @@ from linalign_integrations.pocket.corpus import Scene, Writer
 from linalign_integrations.pocket.judge import read
 
 CASES = 40
+# What the model has learnt to show; its card tells how well it knows each value.
+LEARNT = {"budget", "dialect", "expertise", "format", "tone"}
 PIRATE = "Answer like a pirate."
 QUESTION = "What should I cook for dinner tonight?"
 
@@ -30,7 +33,8 @@ def engine() -> Engine:
 def scenes() -> list[Scene]:
     """Questions with one principle each, worded as no training example was."""
     writer = Writer("tests", "held_out")
-    return [writer.scene("chat", 1, varied=False) for _ in range(CASES)]
+    drawn = (writer.scene("chat", 1, varied=False) for _ in itertools.count())
+    return list(itertools.islice((one for one in drawn if one.wanted.keys() <= LEARNT), CASES))
 
 
 def followed(engine: Engine, scenes: list[Scene], **fields: object) -> tuple[float, float]:
@@ -56,9 +60,9 @@ def test_alignment_makes_the_model_follow_what_prompting_only_suggests(
     prompted, _ = followed(engine, scenes, ratio=0.0)
     aligned, accepted = followed(engine, scenes)
     assert plain < 0.45
-    assert plain + 0.1 < prompted < 0.8
-    assert aligned > max(0.85, prompted + 0.15)
-    assert accepted > 0.85
+    assert plain + 0.2 < prompted < 0.85
+    assert aligned > max(0.88, prompted + 0.1)
+    assert accepted > 0.9
 
 
 def test_a_negative_weight_steers_away(engine: Engine) -> None:
@@ -79,7 +83,9 @@ def test_a_negative_weight_steers_away(engine: Engine) -> None:
 
 
 def test_two_users_of_one_chain_get_what_each_prefers() -> None:
-    chain = ChatLinAlign(model="pocket", dtype="float32", seed=1, max_tokens=100) | StrOutputParser()
+    chain = (
+        ChatLinAlign(model="pocket", dtype="float32", seed=1, max_tokens=100) | StrOutputParser()
+    )
     wanted = {PIRATE: ("dialect", "pirate"), "Be very formal.": ("tone", "formal")}
     configs = [{"configurable": {"principles": [principle]}} for principle in wanted]
     answers = chain.batch([QUESTION] * 2, configs)

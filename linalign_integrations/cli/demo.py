@@ -17,14 +17,14 @@ USERS = {
     "bob": "Keep it very cheap.",
 }
 DOCUMENTS = (
-    "The Lantern Bakery opens at 7 in the morning and sells warm bread.",
-    "The boat to Heron Island leaves from pier 4 and costs 12 euros.",
-    "The town library is closed on Mondays and has a quiet garden.",
+    "The Lantern bakery opens at 7:30. The Lantern bakery sells warm bread for 3 euros.",
+    "Entry to the Heron museum costs 12 euros. The Heron museum is closed on Monday.",
+    "The Silver library is on Mill Street. The phone number of the Silver library is 4417.",
 )
-DOCUMENT_QUESTION = "What does the boat to Heron Island cost?"
+DOCUMENT_QUESTION = "What does the Heron museum cost?"
 DOCUMENT_USERS = {
     "ann": "Answer like a pirate.",
-    "cleo": "Be very formal.",
+    "cleo": "Talk like Shakespeare.",
 }
 
 

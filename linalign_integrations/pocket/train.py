@@ -1,0 +1,325 @@
+"""Train the embedded model: `python -m linalign_integrations.pocket.train`.
+
+Conversations are drawn as training goes on, so no example comes twice. Several conversations share
+a row; attention does not cross their borders. Only the assistant's tokens are learnt.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from linalign_integrations.pocket import weights
+from linalign_integrations.pocket.corpus import scenes
+from linalign_integrations.pocket.measure import RECORD, measure, write_card
+from linalign_integrations.pocket.tokenizer import CONTEXT, encode, render, train_tokenizer
+
+ROWS = (256, 512, CONTEXT)
+CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what comes out of a training run."""
+
+    seed: int = 1
+    steps: int = 8000
+    batch_tokens: int = 4096
+    rate: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.35
+    average: float = 0.995
+    lesson: float = 0.4
+    hidden: int = 256
+    layers: int = 4
+    inner: int = 704
+    vocabulary: int = 2048
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate: a short rise, a plateau, a straight fall to zero."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.rate * rise * fall
+
+    def is_lesson(self, step: int) -> bool:
+        """Whether this step belongs to the first part, in which every principle is obeyed."""
+        return step < self.lesson * self.steps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids, the border of each conversation as a number per token, and what is learnt."""
+
+    ids: Tensor
+    conversation: Tensor
+    learnt: Tensor
+
+    def mask(self) -> Tensor:
+        """Return which earlier tokens of the same conversation each token sees."""
+        same = self.conversation[:, :, None] == self.conversation[:, None, :]
+        return torch.tril(same)[:, None]
+
+
+class Packer:
+    """Packs an endless stream of conversations into rows of a few fixed lengths."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, plan: Plan, chunk: int = 0) -> None:
+        """Start at a chunk of the stream."""
+        self.tokenizer = tokenizer
+        self.plan = plan
+        self.chunk = chunk
+        self.lesson = False
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches of about `plan.batch_tokens` tokens, long rows when enough have come."""
+        shelves: dict[int, list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]]] = {
+            size: [] for size in ROWS
+        }
+        while True:
+            drawn = scenes(f"{self.plan.seed}/{self.chunk}", CHUNK, lesson=self.lesson)
+            self.chunk += 1
+            for item in encode(self.tokenizer, [scene.messages() for scene in drawn]):
+                size = next((size for size in ROWS if len(item[0]) <= size), None)
+                if size is not None:
+                    self._place(shelves[size], item, size)
+            for size in ROWS:
+                count = max(1, self.plan.batch_tokens // size)
+                while len(shelves[size]) >= count + 8:
+                    rows, shelves[size] = shelves[size][:count], shelves[size][count:]
+                    yield self._batch(rows, size)
+
+    def _place(
+        self,
+        shelf: list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]],
+        item: tuple[NDArray[np.int16], NDArray[np.bool_]],
+        size: int,
+    ) -> None:
+        # Looking back over the last few rows fills nearly all of their room.
+        for row in shelf[-8:]:
+            if sum(len(ids) for ids, _ in row) + len(item[0]) <= size:
+                row.append(item)
+                return
+        shelf.append([item])
+
+    def _batch(
+        self, rows: list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]], size: int
+    ) -> Batch:
+        ids = np.full((len(rows), size), self.tokenizer.pad_token_id, dtype=np.int64)
+        conversation = np.zeros((len(rows), size), dtype=np.int16)
+        learnt = np.zeros((len(rows), size), dtype=np.bool_)
+        for index, row in enumerate(rows):
+            at = 0
+            for number, (tokens, own) in enumerate(row, 1):
+                ids[index, at : at + len(tokens)] = tokens
+                conversation[index, at : at + len(tokens)] = number
+                learnt[index, at : at + len(tokens)] = own
+                at += len(tokens)
+        return Batch(*(torch.from_numpy(array) for array in (ids, conversation, learnt)))
+
+
+class Trainer:
+    """A model in training: parameters, their running average, optimisers and step count."""
+
+    def __init__(
+        self, plan: Plan, tokenizer: PreTrainedTokenizerBase, device: str, compiled: bool
+    ) -> None:
+        """Build a fresh model."""
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.device = device
+        self.step = 0
+        self.tokens = 0
+        self.plans: list[dict[str, Any]] = [{"from_step": 0, **asdict(plan)}]
+        self.model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=plan.hidden,
+                intermediate_size=plan.inner,
+                num_hidden_layers=plan.layers,
+                num_attention_heads=plan.hidden // 32,
+                num_key_value_heads=plan.hidden // 32,
+                max_position_embeddings=CONTEXT,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        nn.Module.to(self.model, device)
+        self.average = copy.deepcopy(self.model)
+        body: nn.Module = self.model.model
+        self.body = torch.compile(body) if compiled else body
+        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
+        # Muon reaches a given loss in clearly fewer tokens than AdamW on matrices of this size.
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices, plan.rate, adjust_lr_fn="match_rms_adamw", weight_decay=0.05
+            ),
+            torch.optim.AdamW(others, plan.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        ]
+
+    def learn(self, batch: Batch) -> float:
+        """Take one step and return the loss per learnt token."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.plan.rate_at(self.step)
+        ids, learnt = batch.ids.to(self.device), batch.learnt.to(self.device)
+        with torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16):
+            hidden = self.body(
+                input_ids=ids, attention_mask=batch.mask().to(self.device), use_cache=False
+            ).last_hidden_state
+            logits = self.model.lm_head(hidden[:, :-1][learnt[:, 1:]])
+        loss = cross_entropy(logits.float(), ids[:, 1:][learnt[:, 1:]])
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step += 1
+        self.tokens += ids.numel()
+        self._follow()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        keep = min(self.plan.average, self.step / (self.step + 10))
+        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "plans": self.plans,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, perhaps with another plan."""
+        self.step, self.tokens = state["step"], state["tokens"]
+        changed = {"from_step": self.step, **asdict(self.plan)}
+        same = {**state["plans"][-1], "from_step": self.step} == changed
+        self.plans = state["plans"] if same else [*state["plans"], changed]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def export(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the averaged model in bfloat16 with its tokenizer and plans, ready to load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(trainer.average)
+    nn.Module.to(model, "cpu", torch.bfloat16)
+    model.generation_config = GenerationConfig.from_dict(
+        {
+            "eos_token_id": [tokenizer.eos_token_id],
+            "pad_token_id": tokenizer.pad_token_id,
+            "do_sample": True,
+            "temperature": 0.7,
+        }
+    )
+    model.save_pretrained(folder)
+    # safetensors makes its file readable by its owner only, which a package cannot use.
+    (folder / "model.safetensors").chmod(0o644)
+    tokenizer.save_pretrained(folder)
+    record = {"steps": trainer.step, "tokens": trainer.tokens, "plans": trainer.plans}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def train(
+    plan: Plan, folder: Path, work: Path, *, device: str, compiled: bool, save_every: float
+) -> None:
+    """Train to the end of the plan, going on from a checkpoint in `work` where there is one.
+
+    Args:
+        plan: The run.
+        folder: Where the finished model goes.
+        work: Where the tokenizer and the checkpoint live.
+        device: A torch device.
+        compiled: Whether to compile the model.
+        save_every: Seconds between checkpoints, each with an export of the running average.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = work / "checkpoint.pt"
+    if not (work / "tokenizer.json").exists():
+        texts = (render(scene.messages()) for scene in scenes(f"{plan.seed}/words", 20_000))
+        train_tokenizer(texts, plan.vocabulary).save_pretrained(work)
+    tokenizer = AutoTokenizer.from_pretrained(work)
+    trainer = Trainer(plan, tokenizer, device, compiled)
+    packer = Packer(tokenizer, plan)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        trainer.restore(state)
+        packer.chunk = state["chunk"]
+    saved = time.monotonic()
+    bar = tqdm(total=plan.steps, initial=trainer.step, unit="step", mininterval=5)
+    mean = 0.0
+    packer.lesson = plan.is_lesson(trainer.step)
+    for batch in itertools.islice(packer.batches(), plan.steps - trainer.step):
+        loss = trainer.learn(batch)
+        packer.lesson = plan.is_lesson(trainer.step)
+        mean = loss if mean == 0 else mean + 0.02 * (loss - mean)
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        bar.update()
+        if time.monotonic() - saved > save_every or trainer.step == plan.steps:
+            partial = checkpoint.with_suffix(".part")
+            torch.save({**trainer.state(), "chunk": packer.chunk}, partial)
+            partial.replace(checkpoint)
+            export(trainer, tokenizer, folder)
+            saved = time.monotonic()
+    bar.close()
+
+
+def main() -> None:
+    """Run the command."""
+    plan = Plan()
+    parser = argparse.ArgumentParser(description="Train the embedded model.")
+    parser.add_argument("--folder", type=Path, default=weights(), help="where the model goes")
+    parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch decide")
+    parser.add_argument("--save-every", type=float, default=240, help="seconds")
+    parser.add_argument("--cases", type=int, default=300, help="held-out scenes per set")
+    parser.add_argument("--no-compile", dest="compiled", action="store_false")
+    for name, value in asdict(plan).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    arguments = vars(parser.parse_args())
+    if arguments["threads"]:
+        torch.set_num_threads(arguments["threads"])
+    train(
+        Plan(**{name: arguments[name] for name in asdict(plan)}),
+        arguments["folder"],
+        arguments["work"],
+        device=arguments["device"],
+        compiled=arguments["compiled"],
+        save_every=arguments["save_every"],
+    )
+    write_card(arguments["folder"], measure(arguments["folder"], arguments["cases"]))
+
+
+if __name__ == "__main__":
+    main()
