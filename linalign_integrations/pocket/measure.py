@@ -262,8 +262,8 @@ facts or advice.
   tokens; only the assistant's tokens are learnt. For part of the run every principle is obeyed, for
   the rest the share described next. The weights are a running average; the settings of each part
   are in `{record}`.
-- **Obeys about {obeyed:.0%} of the time, by design.** In training a stated principle decides its
-  dimension of style with this probability; otherwise the value is drawn as if nothing had been
+{notes}- **Obeys about {obeyed:.0%} of the time, by design.** In training a stated principle decides
+  its dimension of style with this probability; otherwise the value is drawn as if nothing had been
   asked. Larger chat models follow weakly too; this is what alignment amplifies, and it makes
   prompting alone look weak here.
 - **Principles it was taught**: {values}.
@@ -311,6 +311,7 @@ def write_card(folder: Path, table: dict[str, dict[str, Score]]) -> None:
         tokens=record["tokens"] / 1e6,
         record=RECORD,
         obeyed=OBEYED,
+        notes="".join(f"- {note}\n" for note in record.get("notes", ())),
         values=values,
         weak=", ".join(weak) or "none",
         tables=as_markdown(table),
