@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,7 +22,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from linalign_integrations import Engine
+from linalign_integrations import Engine, Preferences, SamplingParams
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ADAPTER = {"dtype": "float32", "seed": 3, "max_tokens": 12}
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -143,3 +149,11 @@ def endless() -> Engine:
     made = Engine(model(), tokenizer(), model_id="tiny-endless")
     made._end_tokens = frozenset()
     return made
+
+
+def bare_answer(folder: Path, principles: object, question: object = "Hi", **fields: object) -> str:
+    """What the bare engine answers, with the settings that the adapters' tests give them."""
+    preferences = Preferences(principles=principles, **fields)
+    sampling = SamplingParams(seed=ADAPTER["seed"], max_tokens=ADAPTER["max_tokens"])
+    made = Engine.load(folder, dtype=ADAPTER["dtype"])
+    return made.generate(question, preferences=preferences, sampling=sampling).text

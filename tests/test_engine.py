@@ -263,6 +263,15 @@ def test_a_stop_string_ends_a_real_answer_before_it() -> None:
     assert len(result.token_ids) < len(free.token_ids)
 
 
+def test_a_control_token_may_be_given_as_a_stop_text() -> None:
+    free = endless().generate("Hi", sampling=sampling(max_tokens=200))
+    start = tokenizer().convert_tokens_to_ids("<|im_start|>")
+    assert start in free.token_ids, "the seed must draw it"
+    ended = endless().generate("Hi", sampling=sampling(max_tokens=200, stop="<|im_start|>"))
+    assert ended.finish_reason == "stop"
+    assert ended.token_ids == free.token_ids[: free.token_ids.index(start) + 1]
+
+
 def test_an_answer_ends_where_the_context_does() -> None:
     small = copy.deepcopy(model())
     small.config.max_position_embeddings = 40
@@ -486,8 +495,10 @@ def test_arguments_that_cannot_be_meant_are_refused(
         Engine.load(**{"model": folder, **options})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_here_is_refused(folder: Path) -> None:
+def test_a_device_that_is_not_here_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidArgument, match="this machine has none"):
         Engine.load(folder, device="cuda")
 

@@ -16,11 +16,10 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
+from models import ADAPTER, bare_answer
 
 from linalign_integrations import (
-    Engine,
     Preferences,
-    SamplingParams,
     open_profiles,
     use_preferences,
 )
@@ -44,23 +43,10 @@ ANN, BOB = "Answer like a pirate.", "Be formal."
 @pytest.fixture(params=[ChatLinAlign, LinAlignLLM], ids=["chat", "llm"])
 def make(request: pytest.FixtureRequest, folder: Path) -> Callable[..., Any]:
     def build(**fields: object) -> Any:
-        settings = {"model": str(folder), "dtype": "float32", "seed": 3, "max_tokens": 12}
+        settings = {"model": str(folder), **ADAPTER}
         return request.param(**{**settings, **fields})
 
     return build
-
-
-def expected(folder: Path, principles: object, question: str = "Hi", **fields: object) -> str:
-    """What the bare engine answers."""
-    return (
-        Engine.load(folder, dtype="float32")
-        .generate(
-            question,
-            preferences=Preferences(principles=principles, **fields),
-            sampling=SamplingParams(seed=3, max_tokens=12),
-        )
-        .text
-    )
 
 
 def text(answer: object) -> str:
@@ -73,8 +59,8 @@ async def collect(stream: Any) -> str:
 
 def test_every_form_of_call_gives_the_engine_s_answer(make: Callable, folder: Path) -> None:
     model = make(principles=[ANN])
-    answer = expected(folder, [ANN])
-    assert len({answer, expected(folder, [BOB]), expected(folder, [])}) == 3
+    answer = bare_answer(folder, [ANN])
+    assert len({answer, bare_answer(folder, [BOB]), bare_answer(folder, [])}) == 3
     assert text(model.invoke("Hi")) == answer
     assert "".join(map(text, model.stream("Hi"))) == answer
     assert [text(a) for a in model.batch(["Hi", "Hi"])] == [answer, answer]
@@ -86,16 +72,16 @@ def test_every_form_of_call_gives_the_engine_s_answer(make: Callable, folder: Pa
 
 def test_call_arguments_win_over_the_object_s_own_fields(make: Callable, folder: Path) -> None:
     model = make(principles=[ANN], ratio=1.0)
-    assert text(model.invoke("Hi", principles=[BOB])) == expected(folder, [BOB], ratio=1.0)
-    assert text(model.invoke("Hi", ratio=4.0)) == expected(folder, [ANN], ratio=4.0)
-    assert text(model.invoke("Hi", kl_budget=0.1)) == expected(
+    assert text(model.invoke("Hi", principles=[BOB])) == bare_answer(folder, [BOB], ratio=1.0)
+    assert text(model.invoke("Hi", ratio=4.0)) == bare_answer(folder, [ANN], ratio=4.0)
+    assert text(model.invoke("Hi", kl_budget=0.1)) == bare_answer(
         folder, [ANN], ratio=1.0, kl_budget=0.1
     )
-    assert text(model.invoke("Hi", principles=())) == expected(folder, [])
+    assert text(model.invoke("Hi", principles=())) == bare_answer(folder, [])
     assert text(model.invoke("Hi", preferences=Preferences(principles=[BOB], ratio=3.0))) == (
-        expected(folder, [BOB], ratio=3.0)
+        bare_answer(folder, [BOB], ratio=3.0)
     )
-    assert "".join(map(text, model.stream("Hi", principles=BOB, ratio=2.0))) == expected(
+    assert "".join(map(text, model.stream("Hi", principles=BOB, ratio=2.0))) == bare_answer(
         folder, [BOB]
     )
 
@@ -106,7 +92,7 @@ def test_a_config_reaches_the_model_directly_and_through_a_chain(
     model = make(principles=[ANN])
     chain = RunnableLambda(lambda x: x) | model | StrOutputParser()
     config = {"configurable": {"principles": [BOB]}}
-    answer = expected(folder, [BOB])
+    answer = bare_answer(folder, [BOB])
     assert text(model.invoke("Hi", config)) == answer
     assert chain.invoke("Hi", config) == answer
     assert "".join(chain.stream("Hi", config)) == answer
@@ -116,7 +102,7 @@ def test_a_config_reaches_the_model_directly_and_through_a_chain(
 def test_a_batch_takes_each_item_s_own_config(make: Callable, folder: Path) -> None:
     model = make()
     configs = [{"configurable": {"principles": [p] if p else []}} for p in (ANN, "", BOB)]
-    answers = [expected(folder, [p] if p else []) for p in (ANN, "", BOB)]
+    answers = [bare_answer(folder, [p] if p else []) for p in (ANN, "", BOB)]
     assert [text(a) for a in model.batch(["Hi"] * 3, configs)] == answers
     assert [text(a) for a in asyncio.run(model.abatch(["Hi"] * 3, configs))] == answers
 
@@ -126,12 +112,14 @@ def test_a_user_s_profile_is_found_by_config_and_by_copy(make: Callable, folder:
     profiles.put("ann", Preferences(principles=[ANN]))
     profiles.put("bob", Preferences(principles=[BOB], ratio=3.0))
     model = make(profiles=profiles)
-    assert text(model.invoke("Hi", {"configurable": {"user_id": "ann"}})) == expected(folder, [ANN])
+    assert text(model.invoke("Hi", {"configurable": {"user_id": "ann"}})) == bare_answer(
+        folder, [ANN]
+    )
     bobs = model.for_user("bob")
-    assert text(bobs.invoke("Hi")) == expected(folder, [BOB], ratio=3.0)
-    assert text(model.invoke("Hi")) == expected(folder, [])
+    assert text(bobs.invoke("Hi")) == bare_answer(folder, [BOB], ratio=3.0)
+    assert text(model.invoke("Hi")) == bare_answer(folder, [])
     profiles.put("bob", Preferences(principles=[ANN]))
-    assert text(bobs.invoke("Hi")) == expected(folder, [ANN])
+    assert text(bobs.invoke("Hi")) == bare_answer(folder, [ANN])
     with pytest.raises(ProfileNotFound, match="'eve' has no profile"):
         model.invoke("Hi", {"configurable": {"user_id": "eve"}})
 
@@ -139,7 +127,7 @@ def test_a_user_s_profile_is_found_by_config_and_by_copy(make: Callable, folder:
 def test_profiles_may_be_given_as_a_url(make: Callable, folder: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/p.db"
     open_profiles(url).put("ann", Preferences(principles=[ANN]))
-    assert text(make(profiles=url).for_user("ann").invoke("Hi")) == expected(folder, [ANN])
+    assert text(make(profiles=url).for_user("ann").invoke("Hi")) == bare_answer(folder, [ANN])
 
 
 def test_for_user_without_a_store_says_what_is_missing(make: Callable) -> None:
@@ -150,10 +138,10 @@ def test_for_user_without_a_store_says_what_is_missing(make: Callable) -> None:
 def test_use_preferences_reaches_calls_inside_the_block(make: Callable, folder: Path) -> None:
     model = make(principles=[ANN])
     with use_preferences(BOB):
-        assert text(model.invoke("Hi")) == expected(folder, [BOB])
+        assert text(model.invoke("Hi")) == bare_answer(folder, [BOB])
         stream = model.stream("Hi")
-    assert "".join(map(text, stream)) == expected(folder, [BOB]), "settled when it was asked for"
-    assert text(model.invoke("Hi")) == expected(folder, [ANN])
+    assert "".join(map(text, stream)) == bare_answer(folder, [BOB]), "settled when it was asked for"
+    assert text(model.invoke("Hi")) == bare_answer(folder, [ANN])
 
 
 def test_a_cache_never_hands_one_user_s_answer_to_another(make: Callable, folder: Path) -> None:
@@ -179,8 +167,8 @@ def test_a_cache_never_hands_one_user_s_answer_to_another(make: Callable, folder
     for way in ways:
         for _ in range(2):
             for user, principle in (("ann", ANN), ("bob", BOB)):
-                assert text(way(user, principle)) == expected(folder, [principle])
-    assert text(model.invoke("Hi")) == expected(folder, [])
+                assert text(way(user, principle)) == bare_answer(folder, [principle])
+    assert text(model.invoke("Hi")) == bare_answer(folder, [])
     hot = model.invoke("Hi", temperature=2.0, principles=[ANN])
     assert text(hot) != text(model.invoke("Hi", principles=[ANN]))
 
@@ -203,10 +191,10 @@ def test_roles_reach_the_model_as_they_are(folder: Path) -> None:
         {"role": role, "content": message.content}
         for role, message in zip(("system", "user", "assistant", "user"), messages, strict=True)
     ]
-    assert model.invoke(messages).content == expected(folder, [], dicts)
+    assert model.invoke(messages).content == bare_answer(folder, [], dicts)
     template = ChatPromptTemplate.from_messages([("system", "S"), ("user", "{q}")])
     ends = [dicts[0], dicts[3]]
-    assert (template | model).invoke({"q": "c"}).content == expected(folder, [], ends)
+    assert (template | model).invoke({"q": "c"}).content == bare_answer(folder, [], ends)
 
 
 def test_answers_carry_usage_and_what_ended_them(folder: Path) -> None:
@@ -255,7 +243,7 @@ def test_traces_show_that_preferences_differ_and_not_what_they_say(make: Callabl
 def test_streamed_tokens_reach_callbacks(make: Callable, folder: Path) -> None:
     recorder = Recorder()
     list(make().stream("Hi", {"callbacks": [recorder]}))
-    assert "".join(recorder.tokens) == expected(folder, [])
+    assert "".join(recorder.tokens) == bare_answer(folder, [])
 
 
 def test_tokens_are_counted_by_the_model_s_own_tokenizer(make: Callable) -> None:
@@ -308,7 +296,7 @@ def test_what_would_be_ignored_is_refused(make: Callable) -> None:
 
 def test_whole_preferences_may_be_given_at_construction(make: Callable, folder: Path) -> None:
     model = make(preferences=Preferences(principles=[ANN], ratio=3.0))
-    assert text(model.invoke("Hi")) == expected(folder, [ANN], ratio=3.0)
+    assert text(model.invoke("Hi")) == bare_answer(folder, [ANN], ratio=3.0)
 
 
 def test_a_model_may_be_named_by_a_path(make: Callable, folder: Path) -> None:
@@ -326,9 +314,9 @@ def test_another_store_in_a_copy_is_the_one_that_is_read(make: Callable, folder:
     one.put("ann", ANN)
     two.put("ann", BOB)
     model = make(profiles="memory://tenant-one")
-    assert text(model.for_user("ann").invoke("Hi")) == expected(folder, [ANN])
+    assert text(model.for_user("ann").invoke("Hi")) == bare_answer(folder, [ANN])
     moved = model.model_copy(update={"profiles": two})
-    assert text(moved.for_user("ann").invoke("Hi")) == expected(folder, [BOB])
+    assert text(moved.for_user("ann").invoke("Hi")) == bare_answer(folder, [BOB])
 
 
 def test_copies_and_pickles_find_their_profiles_again(make: Callable, folder: Path) -> None:
@@ -336,7 +324,7 @@ def test_copies_and_pickles_find_their_profiles_again(make: Callable, folder: Pa
     for given in ("memory://kept", open_profiles("memory://kept")):
         model = make(profiles=given).for_user("ann")
         for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-            assert text(again.invoke("Hi")) == expected(folder, [ANN])
+            assert text(again.invoke("Hi")) == bare_answer(folder, [ANN])
 
 
 def test_what_a_cache_keeps_does_not_quote_principles(make: Callable) -> None:
@@ -357,7 +345,7 @@ def test_langgraph_s_runtime_context_is_read(make: Callable, folder: Path) -> No
         (None, []),
     ):
         config = {"configurable": {"__pregel_runtime": SimpleNamespace(context=context)}}
-        assert text(model.invoke("Hi", config)) == expected(folder, principles)
+        assert text(model.invoke("Hi", config)) == bare_answer(folder, principles)
 
 
 def test_events_follow_the_config(make: Callable, folder: Path) -> None:
@@ -369,16 +357,16 @@ def test_events_follow_the_config(make: Callable, folder: Path) -> None:
     seen = asyncio.run(events())
     streamed = [e["data"]["chunk"] for e in seen if e["event"].endswith("model_stream")]
     streamed += [e["data"]["chunk"] for e in seen if e["event"] == "on_llm_stream"]
-    assert "".join(map(text, streamed)) == expected(folder, [BOB])
+    assert "".join(map(text, streamed)) == bare_answer(folder, [BOB])
 
 
 def test_retries_and_fallbacks_keep_the_preferences(make: Callable, folder: Path) -> None:
     broken = make(model="./no-such-folder")
     config = {"configurable": {"principles": [BOB]}}
     for wrapped in (make().with_retry(), broken.with_fallbacks([make()])):
-        assert text(wrapped.invoke("Hi", config)) == expected(folder, [BOB])
+        assert text(wrapped.invoke("Hi", config)) == bare_answer(folder, [BOB])
     bound = make().bind(principles=[BOB])
-    assert text(bound.invoke("Hi")) == expected(folder, [BOB])
+    assert text(bound.invoke("Hi")) == bare_answer(folder, [BOB])
 
 
 def test_a_model_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,10 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.prompts import PromptTemplate
+from models import ADAPTER, bare_answer
 
 from linalign_integrations import (
-    Engine,
     Preferences,
-    SamplingParams,
     open_profiles,
     use_preferences,
 )
@@ -40,22 +39,10 @@ USER = [ChatMessage(role="user", content="Hi")]
 @pytest.fixture
 def make(folder: Path) -> Callable[..., LinAlign]:
     def build(**fields: object) -> LinAlign:
-        settings = {"model": str(folder), "dtype": "float32", "seed": 3, "max_tokens": 12}
+        settings = {"model": str(folder), **ADAPTER}
         return LinAlign(**{**settings, **fields})
 
     return build
-
-
-def expected(folder: Path, principles: object, question: object = "Hi", **fields: object) -> str:
-    return (
-        Engine.load(folder, dtype="float32")
-        .generate(
-            question,
-            preferences=Preferences(principles=principles, **fields),
-            sampling=SamplingParams(seed=3, max_tokens=12),
-        )
-        .text
-    )
 
 
 async def last(stream: Any) -> Any:
@@ -82,14 +69,14 @@ def test_every_method_follows_fields_arguments_copy_and_context(
     profiles = open_profiles("memory://")
     profiles.put("bob", Preferences(principles=[BOB], ratio=3.0))
     llm = make(principles=[ANN], profiles=profiles)
-    assert call(llm) == expected(folder, [ANN])
-    assert call(llm, principles=[BOB], ratio=1.0) == expected(folder, [BOB], ratio=1.0)
-    assert call(llm, principles=()) == expected(folder, [])
-    assert call(llm, kl_budget=0.05) == expected(folder, [ANN], kl_budget=0.05)
-    assert call(llm.for_user("bob")) == expected(folder, [BOB], ratio=3.0)
+    assert call(llm) == bare_answer(folder, [ANN])
+    assert call(llm, principles=[BOB], ratio=1.0) == bare_answer(folder, [BOB], ratio=1.0)
+    assert call(llm, principles=()) == bare_answer(folder, [])
+    assert call(llm, kl_budget=0.05) == bare_answer(folder, [ANN], kl_budget=0.05)
+    assert call(llm.for_user("bob")) == bare_answer(folder, [BOB], ratio=3.0)
     with use_preferences(BOB):
-        assert call(llm) == expected(folder, [BOB])
-    assert call(llm) == expected(folder, [ANN])
+        assert call(llm) == bare_answer(folder, [BOB])
+    assert call(llm) == bare_answer(folder, [ANN])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,13 +95,13 @@ def test_a_stream_keeps_the_preferences_of_the_moment_it_was_asked_for(
     llm = make(principles=[ANN])
     with use_preferences(BOB):
         chat, completion = llm.stream_chat(USER), llm.stream_complete("Hi")
-    assert list(chat)[-1].message.content == expected(folder, [BOB])
-    assert list(completion)[-1].text == expected(folder, [BOB])
+    assert list(chat)[-1].message.content == bare_answer(folder, [BOB])
+    assert list(completion)[-1].text == bare_answer(folder, [BOB])
 
 
 def test_deltas_add_up_to_the_text(make: Callable, folder: Path) -> None:
     deltas = [response.delta for response in make().stream_complete("Hi")]
-    assert "".join(deltas) == expected(folder, [])
+    assert "".join(deltas) == bare_answer(folder, [])
 
 
 def test_predict_and_query_engines_follow_the_copy_and_the_context(
@@ -125,9 +112,9 @@ def test_predict_and_query_engines_follow_the_copy_and_the_context(
     profiles.put("bob", Preferences(principles=[BOB]))
     llm = make(profiles=profiles)
     prompt = PromptTemplate("{q}")
-    assert llm.for_user("ann").predict(prompt, q="Hi") == expected(folder, [ANN])
+    assert llm.for_user("ann").predict(prompt, q="Hi") == bare_answer(folder, [ANN])
     with use_preferences(BOB):
-        assert llm.predict(prompt, q="Hi") == expected(folder, [BOB])
+        assert llm.predict(prompt, q="Hi") == bare_answer(folder, [BOB])
     documents = [Document(text="The bakery sells bread.")]
     index = SimpleKeywordTableIndex.from_documents(documents, llm=llm)
     answers = {
@@ -151,7 +138,7 @@ def test_roles_reach_the_model_under_their_usual_names(make: Callable, folder: P
         {"role": role, "content": message.content}
         for role, message in zip(("system", "user", "assistant", "user"), messages, strict=True)
     ]
-    assert make().chat(messages).message.content == expected(folder, [], dicts)
+    assert make().chat(messages).message.content == bare_answer(folder, [], dicts)
 
 
 def test_metadata_is_true_to_the_model(make: Callable, folder: Path) -> None:
@@ -196,7 +183,7 @@ def test_copies_are_cheap_and_serialisation_never_holds_weights(
     llm.complete("Hi")
     assert len(pickle.dumps(llm)) < 10_000
     for copy in (pickle.loads(pickle.dumps(llm)), LinAlign.from_dict(llm.to_dict())):
-        assert copy.complete("Hi").text == expected(folder, [ANN])
+        assert copy.complete("Hi").text == bare_answer(folder, [ANN])
     assert llm._engine() is make()._engine()
 
 
@@ -204,7 +191,7 @@ def test_a_pickled_copy_finds_its_profiles_again(make: Callable, folder: Path) -
     open_profiles("memory://llama").put("ann", ANN)
     for given in ("memory://llama", open_profiles("memory://llama")):
         again = pickle.loads(pickle.dumps(make(profiles=given).for_user("ann")))
-        assert again.complete("Hi").text == expected(folder, [ANN])
+        assert again.complete("Hi").text == bare_answer(folder, [ANN])
 
 
 def test_what_would_be_ignored_is_refused(make: Callable) -> None:

@@ -102,6 +102,9 @@ class Engine:
         where = pick_device(device)
         kind = pick_dtype(dtype, where)
         key = (str(Path(name).resolve()) if Path(name).is_dir() else name, revision, kind, where)
+        engine = _engines.get(key)
+        if engine is not None and not engine.closed:
+            return engine  # without waiting for another model that is being loaded
         with _loading:
             engine = _engines.get(key)
             if engine is None or engine.closed:
@@ -242,7 +245,7 @@ class Engine:
         return self._model
 
     def _new_rows(self, capacity: int) -> Rows:
-        return Rows(self._config, self._open_model().dtype, capacity)
+        return Rows(self._config, self._open_model().dtype, capacity, self.context_length)
 
     def _forward(self, rows: Rows, new: list[tuple[int, ...]], lengths: Tensor) -> Tensor:
         """Logits ``[rows, vocab]`` after new tokens were appended to every row."""

@@ -45,6 +45,9 @@ class Generation(Iterator[Piece]):
         self._most = min(sampling.max_tokens, engine.context_length - longest)
         self._rows: Rows | None = engine._new_rows(longest + min(self._most, _FIRST_ROOM))
         self._text = TextAssembler(engine._form, sampling.stop)
+        # A control token is never part of the text, so as a stop it must be told by its id.
+        named = engine._form.control_tokens
+        self._ends = engine._end_tokens | {named[text] for text in sampling.stop if text in named}
         self._next: list[tuple[int, ...]] = list(plan.token_ids)
         self._filled = torch.zeros_like(self._lengths)
         self._drawn = 0
@@ -71,7 +74,7 @@ class Generation(Iterator[Piece]):
             kl = float(step.kl[0])
         self._drawn += 1
         self._next = [(token,)] * len(self._lengths)
-        ended = token in self._engine._end_tokens
+        ended = token in self._ends
         text = "" if ended else self._text.push(token)
         finish: FinishReason | None = None
         if ended or self._text.stopped:

@@ -28,14 +28,18 @@ class Rows(Cache):
         config: the model's text configuration.
         dtype: the model's.
         capacity: positions to allocate at first; a good guess avoids growing.
+        limit: most positions that will ever be needed.
     """
 
-    def __init__(self, config: PretrainedConfig, dtype: torch.dtype, capacity: int) -> None:
+    def __init__(
+        self, config: PretrainedConfig, dtype: torch.dtype, capacity: int, limit: int
+    ) -> None:
         self._rows: list[_RowLayer] = []
         super().__init__(layers=self._rows)  # type: ignore[arg-type] # a list of a subclass
         self._config = config
         self._dtype = dtype
         self._capacity = capacity
+        self._limit = limit
         self._positions = torch.empty(0, 0, dtype=torch.long)
         self._filled = 0
 
@@ -90,7 +94,7 @@ class Rows(Cache):
             self._rows.append(_RowLayer())
         layer = self._rows[layer_idx]
         while self._capacity < self._filled:
-            self._capacity *= 2
+            self._capacity = max(self._filled, min(2 * self._capacity, self._limit))
         return layer.write(key_states, value_states, self._positions, self._filled, self._capacity)
 
 

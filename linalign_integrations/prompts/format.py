@@ -46,6 +46,7 @@ class PromptFormat:
             if token.special or (token.content in template and not token.content.isspace())
         }
         self._control_ids = frozenset(control)
+        self.control_tokens = {text: token_id for token_id, text in control.items()}
         self._control_starts = frozenset(text[:1] for text in control.values())
         vocabulary = tokenizer.get_vocab()
         names = (f"<0x{byte:02X}>" for byte in range(256))
