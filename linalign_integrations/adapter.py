@@ -224,18 +224,30 @@ class Adapter(BaseModel):
             said["stop"] = stop
         return SamplingParams(**{name: value for name, value in said.items() if value is not None})
 
-    def _refuse_rest(self, call: dict[str, Any]) -> None:
-        """Refuses what a call says beyond what this model understands.
+    def _request(
+        self, call: dict[str, Any], *, stop: Sequence[str] | None = None
+    ) -> tuple[Engine, dict[str, Any]]:
+        """The engine for one call, and the preferences and sampling to ask it with.
+
+        Args:
+            call: what the call says; emptied of what is understood.
+            stop: the framework's own stop argument, if it has one.
 
         Raises:
             InvalidArgument: something is left that would change the answer if it were obeyed.
         """
+        request = {
+            "preferences": self._take_preferences(call),
+            "sampling": self._sampling(call, stop=stop),
+        }
+        model = call.pop("model", None)
         left = sorted(name for name, value in call.items() if value and name not in _HARMLESS)
         if left:
             raise InvalidArgument(
                 f"{type(self).__name__} does not understand {', '.join(left)}; it takes "
                 f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS, 'model'))}"
             )
+        return self._engine(model), request
 
 
 def _own_error(error: ValidationError) -> LinAlignError | None:

@@ -31,9 +31,10 @@ def table(title: str, rows: Sequence[tuple[str, list[str]]], *, ratio: float) ->
         title=Text(title), box=box.ROUNDED, show_lines=True, title_justify="left", expand=True
     )
     made.add_column("principle", style="cyan", ratio=3)
-    made.add_column("plain", ratio=4, style="dim")
-    made.add_column("prompted", ratio=4)
-    made.add_column(f"aligned (ratio {ratio:g})", ratio=4, style="bold")
+    plain, prompted, aligned = COLUMNS
+    made.add_column(plain, ratio=4, style="dim")
+    made.add_column(prompted, ratio=4)
+    made.add_column(f"{aligned} (ratio {ratio:g})", ratio=4, style="bold")
     for label, answers in rows:
         made.add_row(Text(label), *(Text(answer) for answer in answers))
     return made

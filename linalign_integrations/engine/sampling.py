@@ -9,10 +9,11 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from linalign_integrations.alignment import AlignedStep, Candidates, direction, nucleus, take_step
+from linalign_integrations.alignment import AlignedStep, align, nucleus
 from linalign_integrations.errors import GenerationFailed, InvalidSampling, describe
 
 if TYPE_CHECKING:
+    from linalign_integrations.alignment import Candidates
     from linalign_integrations.preferences.model import Preferences
     from linalign_integrations.prompts import BranchPlan
 
@@ -78,32 +79,25 @@ def distribution(
             "try dtype='float32', and check the weights"
         )
     cold = sampling.temperature == 0
-    heat = logits.new_tensor([1.0 if cold else sampling.temperature], dtype=torch.double)
+    heat = 1.0 if cold else sampling.temperature
+    top_p = logits.new_tensor([sampling.top_p], dtype=torch.double)
+    top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
     if not plan.guided:
-        top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
-        own = nucleus(logits[:1], heat, heat.new_tensor([sampling.top_p]), top_k)
-        still = torch.zeros_like(heat)
+        own = nucleus(logits[:1], torch.full_like(top_p, heat), top_p, top_k)
+        still = torch.zeros_like(top_p)
         return AlignedStep(own.token_ids, own.log_probs, still, still)
-    plausible = nucleus(logits[:1], heat, heat.new_tensor([preferences.plausibility]))
-    push = torch.zeros_like(plausible.log_probs)
-    if plan.terms:
-        rows = [index for index, _ in plan.terms]
-        weights = heat.new_tensor([[weight for _, weight in plan.terms]])
-        at_tokens = logits[:, plausible.token_ids[0]]
-        push = direction(at_tokens[rows][None], at_tokens[plan.plain][None], weights)
-    budget = torch.inf if preferences.kl_budget is None else preferences.kl_budget
-    step = take_step(
-        plausible,
-        push,
+    step = align(
+        logits[:1],
+        logits[plan.plain][None],
+        ratio=preferences.ratio,
+        kl_budget=preferences.kl_budget,
+        plausibility=preferences.plausibility,
         temperature=heat,
-        ratio=heat.new_tensor([preferences.ratio if plan.terms else 0.0]),
-        kl_budget=heat.new_tensor([budget]),
+        principles=logits[[index for index, _ in plan.terms]][None],
+        weights=top_p.new_tensor([[weight for _, weight in plan.terms]]),
     )
     if cold or sampling.top_k is not None or sampling.top_p < 1:
-        top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
-        kept = nucleus(
-            step.log_probs, torch.ones_like(heat), heat.new_tensor([sampling.top_p]), top_k
-        )
+        kept = nucleus(step.log_probs, torch.ones_like(top_p), top_p, top_k)
         token_ids = step.token_ids.gather(-1, kept.token_ids)
         return AlignedStep(token_ids, kept.log_probs, step.ratio, step.kl)
     return step

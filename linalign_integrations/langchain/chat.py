@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
     from langchain_core.runnables import RunnableConfig
 
-    from linalign_integrations.engine import Engine, Piece, Usage
+    from linalign_integrations.engine import Engine, Piece, Result, Usage
 
 
 class ChatLinAlign(Adapter, BaseChatModel):
@@ -159,9 +159,9 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = self._request(messages, stop, kwargs)
-        result = engine.generate(**request)
-        return _chat_result(engine, result.text, result.usage, result.finish_reason)
+        engine, request = self._request(kwargs, stop=stop)
+        result = engine.generate(_as_dicts(messages), **request)
+        return _chat_result(engine, result)
 
     async def _agenerate(
         self,
@@ -170,9 +170,9 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = await asyncio.to_thread(self._request, messages, stop, kwargs)
-        result = await engine.agenerate(**request)
-        return _chat_result(engine, result.text, result.usage, result.finish_reason)
+        engine, request = await asyncio.to_thread(self._request, kwargs, stop=stop)
+        result = await engine.agenerate(_as_dicts(messages), **request)
+        return _chat_result(engine, result)
 
     def _stream(
         self,
@@ -181,8 +181,8 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        engine, request = self._request(messages, stop, kwargs)
-        for piece in engine.stream(**request):
+        engine, request = self._request(kwargs, stop=stop)
+        for piece in engine.stream(_as_dicts(messages), **request):
             chunk = _chunk(engine, piece)
             if run_manager:
                 run_manager.on_llm_new_token(piece.text, chunk=chunk)
@@ -195,24 +195,16 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        engine, request = await asyncio.to_thread(self._request, messages, stop, kwargs)
-        async for piece in engine.astream(**request):
+        engine, request = await asyncio.to_thread(self._request, kwargs, stop=stop)
+        async for piece in engine.astream(_as_dicts(messages), **request):
             chunk = _chunk(engine, piece)
             if run_manager:
                 await run_manager.on_llm_new_token(piece.text, chunk=chunk)
             yield chunk
 
-    def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, call: dict[str, Any]
-    ) -> tuple[Engine, dict[str, Any]]:
-        request = {
-            "messages": convert_to_openai_messages(messages, text_format="string"),
-            "preferences": self._take_preferences(call),
-            "sampling": self._sampling(call, stop=stop),
-        }
-        engine = self._engine(call.pop("model", None))
-        self._refuse_rest(call)
-        return engine, request
+
+def _as_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    return convert_to_openai_messages(messages, text_format="string")
 
 
 def _usage_metadata(usage: Usage) -> UsageMetadata:
@@ -232,11 +224,11 @@ def _response_metadata(engine: Engine, usage: Usage, finish_reason: str) -> dict
     }
 
 
-def _chat_result(engine: Engine, text: str, usage: Usage, finish_reason: str) -> ChatResult:
+def _chat_result(engine: Engine, result: Result) -> ChatResult:
     message = AIMessage(
-        text,
-        usage_metadata=_usage_metadata(usage),
-        response_metadata=_response_metadata(engine, usage, finish_reason),
+        result.text,
+        usage_metadata=_usage_metadata(result.usage),
+        response_metadata=_response_metadata(engine, result.usage, result.finish_reason),
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
 

@@ -52,6 +52,10 @@ class LinAlignLLM(Adapter, BaseLLM):
         copy._settled = preferences
         return copy
 
+    def _said(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The call's arguments with the preferences that were settled for it."""
+        return {"preferences": self._settled, **call}
+
     def invoke(
         self,
         input: LanguageModelInput,
@@ -141,7 +145,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = self._request(stop, kwargs)
+        engine, request = self._request(self._said(kwargs), stop=stop)
         return _llm_result(engine, [engine.generate(prompt, **request) for prompt in prompts])
 
     async def _agenerate(
@@ -151,7 +155,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = await asyncio.to_thread(self._request, stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, self._said(kwargs), stop=stop)
         results = [await engine.agenerate(prompt, **request) for prompt in prompts]
         return _llm_result(engine, results)
 
@@ -162,7 +166,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        engine, request = self._request(stop, kwargs)
+        engine, request = self._request(self._said(kwargs), stop=stop)
         for piece in engine.stream(prompt, **request):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
@@ -176,22 +180,12 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        engine, request = await asyncio.to_thread(self._request, stop, kwargs)
+        engine, request = await asyncio.to_thread(self._request, self._said(kwargs), stop=stop)
         async for piece in engine.astream(prompt, **request):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
                 await run_manager.on_llm_new_token(piece.text, chunk=chunk)
             yield chunk
-
-    def _request(
-        self, stop: list[str] | None, call: dict[str, Any]
-    ) -> tuple[Engine, dict[str, Any]]:
-        request = {
-            "preferences": self._settled or self._take_preferences(call),
-            "sampling": self._sampling(call, stop=stop),
-        }
-        self._refuse_rest(call)
-        return self._engine(), request
 
 
 def _llm_result(engine: Engine, results: list[Result]) -> LLMResult:

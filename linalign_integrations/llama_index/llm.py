@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,10 +24,18 @@ from linalign_integrations.adapter import Adapter
 from linalign_integrations.errors import InvalidMessages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        Callable,
+        Generator,
+        Iterable,
+        Sequence,
+    )
 
-    from linalign_integrations.engine import Engine, Usage
+    from linalign_integrations.engine import Piece, Result
 
+_Response = TypeVar("_Response", ChatResponse, CompletionResponse)
 _ROLES = {
     MessageRole.DEVELOPER: "system",
     MessageRole.CHATBOT: "assistant",
@@ -65,113 +73,71 @@ class LinAlign(Adapter, LLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answers a conversation."""
-        engine, request = self._request(_as_dicts(messages), kwargs)
-        result = engine.generate(**request)
-        return _chat_response(result.text, None, result.usage, result.finish_reason)
+        engine, request = self._request(kwargs)
+        result = engine.generate(_as_dicts(messages), **request)
+        return _chat_response(result.text, result)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answers a conversation piece by piece."""
-        engine, request = self._request(_as_dicts(messages), kwargs)
-        pieces = engine.stream(**request)
-
-        def respond() -> ChatResponseGen:
-            text = ""
-            for piece in pieces:
-                text += piece.text
-                yield _chat_response(text, piece.text, piece.usage, piece.finish_reason)
-
-        return respond()
+        engine, request = self._request(kwargs)
+        pieces = engine.stream(_as_dicts(messages), **request)
+        return _growing(pieces, _chat_response)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """``chat`` without blocking the event loop."""
-        engine, request = await asyncio.to_thread(self._request, _as_dicts(messages), kwargs)
-        result = await engine.agenerate(**request)
-        return _chat_response(result.text, None, result.usage, result.finish_reason)
+        engine, request = await asyncio.to_thread(self._request, kwargs)
+        result = await engine.agenerate(_as_dicts(messages), **request)
+        return _chat_response(result.text, result)
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """``stream_chat`` for ``async for``."""
-        engine, request = await asyncio.to_thread(self._request, _as_dicts(messages), kwargs)
-        pieces = engine.astream(**request)
-
-        async def respond() -> ChatResponseAsyncGen:
-            text = ""
-            async for piece in pieces:
-                text += piece.text
-                yield _chat_response(text, piece.text, piece.usage, piece.finish_reason)
-
-        return respond()
+        engine, request = await asyncio.to_thread(self._request, kwargs)
+        pieces = engine.astream(_as_dicts(messages), **request)
+        return _agrowing(pieces, _chat_response)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answers one prompt."""
-        engine, request = self._request(self._as_turn(prompt, formatted), kwargs)
-        result = engine.generate(**request)
-        return _completion(result.text, None, result.usage, result.finish_reason)
+        engine, request = self._request(kwargs)
+        result = engine.generate(self._as_turn(prompt, formatted), **request)
+        return _completion(result.text, result)
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answers one prompt piece by piece."""
-        engine, request = self._request(self._as_turn(prompt, formatted), kwargs)
-        pieces = engine.stream(**request)
-
-        def respond() -> CompletionResponseGen:
-            text = ""
-            for piece in pieces:
-                text += piece.text
-                yield _completion(text, piece.text, piece.usage, piece.finish_reason)
-
-        return respond()
+        engine, request = self._request(kwargs)
+        pieces = engine.stream(self._as_turn(prompt, formatted), **request)
+        return _growing(pieces, _completion)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """``complete`` without blocking the event loop."""
-        turn = self._as_turn(prompt, formatted)
-        engine, request = await asyncio.to_thread(self._request, turn, kwargs)
-        result = await engine.agenerate(**request)
-        return _completion(result.text, None, result.usage, result.finish_reason)
+        engine, request = await asyncio.to_thread(self._request, kwargs)
+        result = await engine.agenerate(self._as_turn(prompt, formatted), **request)
+        return _completion(result.text, result)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """``stream_complete`` for ``async for``."""
-        turn = self._as_turn(prompt, formatted)
-        engine, request = await asyncio.to_thread(self._request, turn, kwargs)
-        pieces = engine.astream(**request)
-
-        async def respond() -> CompletionResponseAsyncGen:
-            text = ""
-            async for piece in pieces:
-                text += piece.text
-                yield _completion(text, piece.text, piece.usage, piece.finish_reason)
-
-        return respond()
+        engine, request = await asyncio.to_thread(self._request, kwargs)
+        pieces = engine.astream(self._as_turn(prompt, formatted), **request)
+        return _agrowing(pieces, _completion)
 
     def _as_turn(self, prompt: str, formatted: bool) -> list[dict[str, str]]:
         to_prompt = self.completion_to_prompt
         text = prompt if formatted or to_prompt is None else to_prompt(prompt)
         return [{"role": "user", "content": text}]
-
-    def _request(
-        self, messages: list[dict[str, str]], call: dict[str, Any]
-    ) -> tuple[Engine, dict[str, Any]]:
-        request = {
-            "messages": messages,
-            "preferences": self._take_preferences(call),
-            "sampling": self._sampling(call),
-        }
-        engine = self._engine(call.pop("model", None))
-        self._refuse_rest(call)
-        return engine, request
 
 
 def _as_dicts(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
@@ -186,11 +152,30 @@ def _as_dict(message: ChatMessage) -> dict[str, str]:
     return {"role": role, "content": message.content or ""}
 
 
-def _raw(usage: Usage | None, finish_reason: str | None) -> dict[str, Any]:
+def _growing(
+    pieces: Iterable[Piece], respond: Callable[..., _Response]
+) -> Generator[_Response, None, None]:
+    text = ""
+    for piece in pieces:
+        text += piece.text
+        yield respond(text, piece, delta=piece.text)
+
+
+async def _agrowing(
+    pieces: AsyncIterable[Piece], respond: Callable[..., _Response]
+) -> AsyncGenerator[_Response, None]:
+    text = ""
+    async for piece in pieces:
+        text += piece.text
+        yield respond(text, piece, delta=piece.text)
+
+
+def _raw(answer: Result | Piece) -> dict[str, Any]:
+    usage = answer.usage
     if usage is None:
         return {}
     return {
-        "finish_reason": finish_reason,
+        "finish_reason": answer.finish_reason,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -200,14 +185,10 @@ def _raw(usage: Usage | None, finish_reason: str | None) -> dict[str, Any]:
     }
 
 
-def _chat_response(
-    text: str, delta: str | None, usage: Usage | None, finish_reason: str | None
-) -> ChatResponse:
+def _chat_response(text: str, answer: Result | Piece, delta: str | None = None) -> ChatResponse:
     message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-    return ChatResponse(message=message, delta=delta, raw=_raw(usage, finish_reason))
+    return ChatResponse(message=message, delta=delta, raw=_raw(answer))
 
 
-def _completion(
-    text: str, delta: str | None, usage: Usage | None, finish_reason: str | None
-) -> CompletionResponse:
-    return CompletionResponse(text=text, delta=delta, raw=_raw(usage, finish_reason))
+def _completion(text: str, answer: Result | Piece, delta: str | None = None) -> CompletionResponse:
+    return CompletionResponse(text=text, delta=delta, raw=_raw(answer))

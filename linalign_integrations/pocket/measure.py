@@ -1,8 +1,7 @@
 """Measure the embedded model: `python -m linalign_integrations.pocket.measure`.
 
 Held-out scenes are answered plainly, with principles in the prompt, and aligned at several ratios;
-the judge reads the answers. The decoding here is the method's own rule, written out once more, so
-that the figures stand on their own.
+the judge reads the answers. Rows of many scenes are decoded together, each with its own draw.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from linalign_integrations.alignment import align
 from linalign_integrations.pocket import weights, world
 from linalign_integrations.pocket.corpus import OBEYED, Kind, Scene, Writer
 from linalign_integrations.pocket.judge import Reading, read
@@ -82,11 +82,8 @@ def _choose(
     prompted: Tensor, plain: Tensor, ratio: float, temperature: float, plausible: float
 ) -> Tensor:
     """Draw one token per row by the aligned rule."""
-    own = torch.softmax(prompted / temperature, -1)
-    mass, order = own.sort(-1, descending=True)
-    kept = (mass.cumsum(-1) - mass < plausible).gather(-1, order.argsort(-1))
-    steered = (prompted + ratio * (prompted - plain)) / temperature
-    return torch.multinomial(torch.softmax(steered.masked_fill(~kept, -torch.inf), -1), 1)
+    step = align(prompted, plain, ratio=ratio, temperature=temperature, plausibility=plausible)
+    return step.token_ids.gather(-1, torch.multinomial(step.log_probs.exp(), 1))
 
 
 @torch.inference_mode()

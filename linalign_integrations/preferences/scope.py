@@ -170,11 +170,11 @@ def resolve(
 
 
 def _said_by(carrier: object) -> Preferences | None:
-    principles, whole = _read(carrier, "principles"), _read(carrier, "preferences")
+    principles, whole = _read(carrier, "principles"), as_preferences(_read(carrier, "preferences"))
     if principles is None:
-        return as_preferences(whole)
+        return whole
     said = as_preferences(principles, **{name: _read(carrier, name) for name in STRENGTH})
-    return said if said is None or whole is None else said.over(as_preferences(whole) or said)
+    return said.over(whole) if said and whole else said
 
 
 def _read(carrier: object, name: str) -> Any:

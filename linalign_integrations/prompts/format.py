@@ -40,14 +40,13 @@ class PromptFormat:
         self._wants_bos = self._bos is not None and plain[:1] == [self._bos]
         self.has_template = bool(tokenizer.chat_template)
         template = str(tokenizer.chat_template)
-        control = {
-            token_id: token.content
+        self.control_tokens = {
+            token.content: token_id
             for token_id, token in tokenizer.added_tokens_decoder.items()
             if token.special or (token.content in template and not token.content.isspace())
         }
-        self._control_ids = frozenset(control)
-        self.control_tokens = {text: token_id for token_id, text in control.items()}
-        self._control_starts = frozenset(text[:1] for text in control.values())
+        self._control_ids = frozenset(self.control_tokens.values())
+        self._control_starts = frozenset(text[:1] for text in self.control_tokens)
         vocabulary = tokenizer.get_vocab()
         names = (f"<0x{byte:02X}>" for byte in range(256))
         self.byte_tokens = frozenset(vocabulary[name] for name in names if name in vocabulary)
