@@ -5,51 +5,76 @@ principle decides its dimension only `OBEYED` of the time; otherwise the value c
 prior. A language model trained on this follows principles weakly, as larger models do, and that
 weak pull is what linear alignment amplifies.
 
-Three things never occur in the training split: the `unseen` wordings of a principle, about one in
-six pairs of values, and about one in eight invented names.
+What never occurs in the training split: the `unseen` wordings of a principle, about one in six
+pairs of values, and one in eight invented names; tools and parameters of the held-out split bear
+such names.
 """
 
 import itertools
+import json
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from llama_index.core.chat_engine.condense_plus_context import (
+    DEFAULT_CONDENSE_PROMPT_TEMPLATE,
+    DEFAULT_CONTEXT_PROMPT_TEMPLATE,
+)
+from llama_index.core.chat_engine.context import DEFAULT_CONTEXT_TEMPLATE
 from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
 
 from linalign_integrations.pocket import world
-from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Topic, speak
+from linalign_integrations.pocket.draws import Draws, Split, is_held_out
+from linalign_integrations.pocket.toolbox import request, toolbox
+from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Relation, Topic, speak
+from linalign_integrations.preferences.model import Placement
 
-__all__ = ["KINDS", "OBEYED", "Scene", "Writer", "is_held_out_name", "is_held_out_pair", "scenes"]
+__all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pair", "scenes"]
 
 OBEYED = 0.45
 
-Split = Literal["train", "held_out"]
-Kind = Literal["chat", "turns", "documents", "small_talk"]
+Kind = Literal["chat", "turns", "documents", "calls", "results", "json", "repeat", "small_talk"]
 Style = dict[str, str]
 Value = tuple[str, str]
+Message = dict[str, Any]
 
-KINDS: dict[Kind, float] = {"chat": 0.45, "turns": 0.13, "documents": 0.37, "small_talk": 0.05}
-
+# How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.52,
-    "turns": 0.04,
-    "documents": 0.40,
-    "small_talk": 0.04,
+    "chat": 0.40,
+    "turns": 0.14,
+    "documents": 0.14,
+    "results": 0.16,
+    "json": 0.04,
+    "repeat": 0.10,
+    "small_talk": 0.02,
+}
+KINDS: dict[Kind, float] = {
+    "chat": 0.25,
+    "turns": 0.14,
+    "documents": 0.20,
+    "results": 0.10,
+    "calls": 0.20,
+    "json": 0.07,
+    "repeat": 0.02,
+    "small_talk": 0.02,
 }
 
-# LlamaIndex's own question-and-answer prompt, which its query engines send.
+# The prompts that LlamaIndex's query engines and chat engines send.
+CONTEXT_SYSTEM, TALKATIVE_SYSTEM = (
+    str(template).replace("{context_str}", "{context}")
+    for template in (DEFAULT_CONTEXT_TEMPLATE, DEFAULT_CONTEXT_PROMPT_TEMPLATE)
+)
 QA_SYSTEM, CONTEXT_QUERY = (
     str(message.content).replace("{context_str}", "{context}").replace("{query_str}", "{question}")
     for message in CHAT_TEXT_QA_PROMPT.message_templates
 )
-CONTEXT_ONLY = (
-    "Answer the question based only on the following context:\n{context}\n\nQuestion: {question}"
-)
+CONTEXT_ONLY = "Base your answer on this context alone:\n{context}\n\nQuestion: {question}"
 # The wordings that frameworks use come first: they are what the model meets in practice.
 USER_WRAPPERS: tuple[tuple[str | None, str], ...] = (
     (QA_SYSTEM, CONTEXT_QUERY),
+    (CONTEXT_SYSTEM, "{question}"),
+    (TALKATIVE_SYSTEM, "{question}"),
     (None, CONTEXT_QUERY),
     (None, CONTEXT_ONLY),
     (None, CONTEXT_ONLY + "\n"),
@@ -61,18 +86,35 @@ USER_WRAPPERS: tuple[tuple[str | None, str], ...] = (
     ("Use only this context:\n\n{context}", "{question}"),
     ("Answer with the help of these documents.\n\n{context}", "{question}"),
 )
-WRAPPER_WEIGHTS = (3, 2, 3, 1, 2, 1, 2, 1, 1, 1, 1)
-
-
-def is_held_out_name(name: str) -> bool:
-    """Whether an invented name is kept out of training."""
-    return zlib.crc32(name.lower().encode()) % 8 == 0
+PASSAGES = (1, 2, 3, 4, 6, 10, 25)
+PASSAGE_WEIGHTS = (0.22, 0.28, 0.28, 0.15, 0.05, 0.015, 0.005)
+WRAPPER_WEIGHTS = (3, 2, 1, 2, 3, 1, 2, 1, 2, 1, 1, 1, 1)
 
 
 def is_held_out_pair(first: Value, second: Value) -> bool:
     """Whether two values are never asked for together in training."""
     pair = "|".join(sorted(("=".join(first), "=".join(second))))
-    return zlib.crc32(pair.encode()) % 6 == 0
+    return is_held_out(pair, 6)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of a passage: what it says, what asks for it, and what an answer says."""
+
+    relation: Relation
+    thing: str
+    subject: str
+    value: str
+
+    def said(self, template: str) -> str:
+        """Fill a template of the relation."""
+        text = template.format(x=self.subject, v=self.value, thing=self.thing)
+        return text[0].upper() + text[1:]
+
+    @property
+    def answer(self) -> str:
+        """The sentence that an answer says."""
+        return self.said(self.relation.answer)
 
 
 @dataclass
@@ -80,47 +122,62 @@ class Scene:
     """One conversation with what was asked of its answers.
 
     Attributes:
-        kind: Chat, several turns, documents, or small talk.
+        kind: What the conversation is about and how it ends: advice ("chat", "turns"), an answer
+            from documents, a decision on tools ("calls"), an answer from a tool's result
+            ("results"), JSON, a repetition, or small talk.
         system: The system prompt without principles.
-        turns: Pairs of a user's message and the answer.
+        dialogue: The messages after it; the last is an answer.
+        tools: The definitions of the tools at hand.
         principles: The principles as stated.
         wanted: The value each principle asks for, by dimension.
         placement: Where the principles stand.
-        topic: The topic of the last turn, where it has one.
-        documents: The passages the last answer has to come from.
-        gold: The sentence that answers the last question; "" when no passage does.
+        topic: The topic of the last answer, where it gives advice.
+        facts: Sentences that the documents or results allow an answer to state.
+        gold: What the last answer must say: the sentence that answers the question, "" where
+            nothing at hand answers it, the exact text for JSON and repetitions.
     """
 
     kind: Kind
     system: str | None = None
-    turns: list[tuple[str, str]] = field(default_factory=list)
+    dialogue: list[Message] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
     principles: list[str] = field(default_factory=list)
     wanted: dict[str, str] = field(default_factory=dict)
-    placement: Literal["system", "last_user"] = "system"
+    placement: Placement = "system"
     topic: str | None = None
-    documents: str = ""
+    facts: list[str] = field(default_factory=list)
     gold: str | None = None
 
-    def messages(self, *, told: bool = True, answered: bool = True) -> list[dict[str, str]]:
+    def messages(self, *, told: bool = True, answered: bool = True) -> list[Message]:
         """Return chat messages.
 
         Args:
             told: Include the principles.
-            answered: Include the last answer; otherwise the messages end with the user's.
+            answered: Include the last answer; otherwise the messages end before it.
         """
         stated = "\n".join(self.principles) if told else ""
         system = self.system
         if stated and self.placement == "system":
             system = f"{system}\n\n{stated}" if system else stated
         messages = [{"role": "system", "content": system}] if system else []
-        for index, (question, answer) in enumerate(self.turns):
-            last = index == len(self.turns) - 1
-            if last and stated and self.placement == "last_user":
-                question = f"{question}\n\n{stated}"
-            messages.append({"role": "user", "content": question})
-            if answered or not last:
-                messages.append({"role": "assistant", "content": answer})
+        messages += self.dialogue if answered else self.dialogue[:-1]
+        if stated and self.placement == "last_user":
+            at = max(i for i, one in enumerate(messages) if one["role"] == "user")
+            messages[at] = messages[at] | {"content": f"{messages[at]['content']}\n\n{stated}"}
         return messages
+
+    def ask(self, question: str) -> None:
+        """Add a user's message."""
+        self.dialogue.append({"role": "user", "content": question})
+
+    def say(self, answer: str) -> None:
+        """Add an answer."""
+        self.dialogue.append({"role": "assistant", "content": answer})
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The tool calls of the last message."""
+        return [one["function"] for one in self.dialogue[-1].get("tool_calls", ())]
 
 
 class Writer:
@@ -136,84 +193,77 @@ class Writer:
                 learnt from such scenes many times faster; how often to obey them, afterwards.
         """
         self.rng = random.Random(f"{split}/{seed}")
+        self.draws = Draws(self.rng, split)
         self.split = split
         self.lesson = lesson
 
     def scene(
-        self, kind: Kind | None = None, principles: int | None = None, *, varied: bool = True
+        self,
+        kind: Kind | None = None,
+        principles: int | None = None,
+        *,
+        placement: Placement | None = None,
+        turns: int | None = None,
     ) -> Scene:
         """Draw one scene.
 
         Args:
-            kind: The kind of scene; drawn when None.
-            principles: How many principles are stated; drawn when None.
-            varied: Let system prompts and the place of the principles vary; otherwise principles
-                stand alone in the system prompt.
+            kind: The kind of scene; None draws it, like the other arguments.
+            principles: How many principles are stated.
+            placement: Where they are stated.
+            turns: How many questions the user asks, in scenes that may have several.
         """
         rng = self.rng
         if kind is None:
             shares = LESSON_KINDS if self.lesson else KINDS
             kind = rng.choices(tuple(shares), tuple(shares.values()))[0]
         if principles is None:
-            shares_told = (0.04, 0.72, 0.18, 0.06) if self.lesson else (0.32, 0.38, 0.20, 0.10)
+            shares_told = (0.04, 0.66, 0.20, 0.10) if self.lesson else (0.26, 0.40, 0.22, 0.12)
             principles = rng.choices((0, 1, 2, 3), shares_told)[0]
-        scene = Scene(kind)
-        topic = rng.choice(world.TOPICS)
+        if placement is None:
+            placement = "last_user" if rng.random() < 0.12 else "system"
+        if turns is None:
+            turns = rng.choice((2, 2, 3, 4) if kind == "turns" else (1, 2, 3, 4))
+        scene = Scene(kind, placement=placement)
+        if rng.random() < 0.2:
+            scene.system = rng.choice(world.NEUTRAL_SYSTEMS)
+        # One topic alone knows diets, so it comes up more often.
+        weights = [3 if one.taste == "diet" else 1 for one in world.TOPICS]
+        topic = rng.choices(world.TOPICS, weights)[0]
         self._state(scene, self._dimensions(kind, topic), principles)
-        if varied:
-            if rng.random() < 0.25:
-                scene.system = rng.choice(world.NEUTRAL_SYSTEMS)
-            if rng.random() < 0.12:
-                scene.placement = "last_user"
-        if kind == "documents":
-            self._documents(scene)
-        elif kind == "small_talk":
-            self._small_talk(scene)
-        else:
-            self._chat(scene, topic)
+        match kind:
+            case "documents":
+                self._documents(scene, turns)
+            case "calls" | "results":
+                self._tools(scene, turns)
+            case "json":
+                self._json(scene)
+            case "repeat":
+                self._repeat(scene)
+            case "small_talk":
+                self._small_talk(scene)
+            case _:
+                self._chat(scene, topic, turns if kind == "turns" else 1)
         return scene
 
-    def name(self) -> str:
-        """Invent a name of this split."""
-        while True:
-            parts = [
-                self.rng.choice(world.ONSETS)
-                + self.rng.choice(world.VOWELS)
-                + self.rng.choice(world.CODAS)
-                for _ in range(self.rng.choice((2, 2, 2, 3)))
-            ]
-            name = "".join(parts)
-            if 4 <= len(name) <= 10 and is_held_out_name(name) == (self.split == "held_out"):
-                return name.capitalize()
-
-    def principle(self, value: Value) -> str:
+    def _principle(self, value: Value) -> str:
         """Word one principle."""
         rng = self.rng
         wording = world.WORDINGS[value]
         if self.split == "held_out":
             return rng.choice(wording.unseen)
         choice = rng.random()
-        if choice < 0.45:
+        if choice < 0.3:
             do = rng.choice(wording.do)
             text = rng.choice(world.FRAMES_DO).format(do=do, Do=do[0].upper() + do[1:])
-        elif choice < 0.7:
+        elif choice < 0.45:
             like = rng.choice(wording.like)
             text = rng.choice(world.FRAMES_LIKE).format(like=like, Like=like[0].upper() + like[1:])
-        else:
+        elif choice < 0.65:
             text = rng.choice(world.FRAMES_WHO).format(who=rng.choice(wording.who))
+        else:
+            text = rng.choice(wording.say)
         return text.lower() if rng.random() < 0.06 else text
-
-    def _asked_for(self, dimensions: Sequence[str], count: int) -> list[str]:
-        rng = self.rng
-        if self.split == "held_out":
-            return rng.sample(tuple(dimensions), count)
-        # What shows only late in an answer is learnt last, so training asks for it more often.
-        weights = {name: {"mood": 6.0, "length": 2.5}.get(name, 1.0) for name in dimensions}
-        chosen: list[str] = []
-        for _ in range(count):
-            left = [name for name in dimensions if name not in chosen]
-            chosen += rng.choices(left, [weights[name] for name in left])
-        return chosen
 
     def _joined(self, first: Value, second: Value) -> str:
         """Word two principles in one sentence."""
@@ -226,15 +276,18 @@ class Writer:
         return rng.choice(world.FRAMES_WHO).format(who=who)
 
     def _dimensions(self, kind: Kind, topic: Topic) -> list[str]:
-        if kind in ("documents", "small_talk"):
+        if kind not in ("chat", "turns"):
             return ["tone", "length", "format", "mood", "dialect"]
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
-        return [*names, topic.taste] if topic.taste else names
+        return [*names, topic.taste, topic.taste] if topic.taste else names
 
     def _state(self, scene: Scene, dimensions: Sequence[str], count: int) -> None:
         rng = self.rng
         while True:
-            chosen = self._asked_for(dimensions, count)
+            chosen: list[str] = []
+            while len(chosen) < count:
+                name = rng.choice(dimensions)
+                chosen += [name] if name not in chosen else []
             if self.split == "train" and chosen and rng.random() < 0.06:
                 # A principle the question has no use for must leave the answer alone.
                 chosen[0] = rng.choice([name for name in PRIOR if name not in chosen])
@@ -246,14 +299,16 @@ class Writer:
                 continue
             break
         scene.wanted = dict(values)
-        scene.principles = [self.principle(value) for value in values]
+        scene.principles = [self._principle(value) for value in values]
         if self.split == "train" and count > 1 and rng.random() < 0.25:
             scene.principles[:2] = [self._joined(values[0], values[1])]
 
-    def _style(self, scene: Scene) -> Style:
+    def _style(self, scene: Scene, last: bool) -> Style:
+        """Draw the style of an answer, deaf to principles that come only with a later question."""
+        heard = last or scene.placement == "system"
         style = {}
         for name, prior in PRIOR.items():
-            if name in scene.wanted and (self.lesson or self.rng.random() < OBEYED):
+            if heard and name in scene.wanted and (self.lesson or self.rng.random() < OBEYED):
                 style[name] = scene.wanted[name]
                 continue
             values = (*prior, NEUTRAL)
@@ -261,31 +316,30 @@ class Writer:
             style[name] = self.rng.choices(values, weights)[0]
         return style
 
-    def _chat(self, scene: Scene, topic: Topic) -> None:
+    def _chat(self, scene: Scene, topic: Topic, turns: int) -> None:
         rng = self.rng
-        question, occasion = self._question(topic)
-        used: list[str] = []
-        scene.turns.append((question, self._advice(self._style(scene), topic, occasion, used)))
         # Tips name no item, and not every topic knows a taste: do not ask for what cannot be shown.
         on_items = {"budget", "diet", "place"} & set(scene.wanted)
-        for _ in range(rng.choice((1, 1, 2)) if scene.kind == "turns" else 0):
-            turn = rng.random()
-            style = self._style(scene)
-            if turn < 0.45:
-                asked = self._typed(rng.choice(world.FOLLOW_UPS))
-                answer = self._advice(style, topic, occasion, used)
-            elif turn < 0.6 and not on_items:
-                asked = self._typed(rng.choice(world.TIP_REQUESTS))
-                answer = self._tips(style, topic)
+        used: list[str] = []
+        occasion = ""
+        for turn in range(turns):
+            chance = rng.random() if turn else 1.0
+            style = self._style(scene, turn == turns - 1)
+            if chance < 0.4:
+                scene.ask(self._typed(rng.choice(world.FOLLOW_UPS)))
+                scene.say(self._advice(style, topic, occasion, used))
+            elif chance < 0.55 and not on_items:
+                scene.ask(self._typed(rng.choice(world.TIP_REQUESTS)))
+                scene.say(self._tips(style, topic))
             else:
-                tastes = {"diet", "place"} & on_items
-                topic = rng.choice(
-                    [one for one in world.TOPICS if tastes <= {one.taste}] or [topic]
-                )
-                used = []
-                asked, occasion = self._question(topic)
-                answer = self._advice(style, topic, occasion, used)
-            scene.turns.append((asked, answer))
+                if turn:
+                    tastes = {"diet", "place"} & on_items
+                    fits = [one for one in world.TOPICS if tastes <= {one.taste}]
+                    topic = rng.choice(fits or [topic])
+                    used = []
+                question, occasion = self._question(topic)
+                scene.ask(question)
+                scene.say(self._advice(style, topic, occasion, used))
         scene.topic = topic.name
 
     def _question(self, topic: Topic) -> tuple[str, str]:
@@ -329,32 +383,26 @@ class Writer:
         item = self._item(style, topic, used)
         if occasion and rng.random() < 0.6:
             item = f"{item} {occasion}"
-        first = rng.choice(leads).format(item=item)
-        remarks = self._expertise(style, topic)
+        points = [rng.choice(leads).format(item=item)]
         taste = style[topic.taste] if topic.taste else NEUTRAL
-        more = [
+        points += [
             rng.choice(world.REMARKS[value])
             for value in (style["budget"], taste)
             if value in world.REMARKS
         ]
+        points += self._expertise(style, topic)
         fillers = self._some(topic.tips, 3)
-        if rng.random() < 0.4:
-            another = rng.choice(world.MORE_ITEMS)
-            fillers[0] = another.format(item=self._item(style, topic, used))
-        if style["length"] == "brief":
-            listed = style["format"] != "prose"
-            points = [first, *(remarks or (fillers[2:] if listed else []))]
-        elif style["length"] == "detailed":
-            points = [first, *remarks, *more]
-            points += fillers[: max(1, 5 - len(points))]
-        else:
-            points = [first, *remarks, *more, *fillers][:3]
+        if rng.random() < 0.3:
+            fillers[0] = rng.choice(world.MORE_ITEMS).format(item=self._item(style, topic, used))
+        points = (points + fillers)[: self._count(style)]
         return self._finish([speak(point, dialect) for point in points], style)
 
     def _tips(self, style: Style, topic: Topic) -> str:
-        count = {"brief": self.rng.choice((1, 2)), "detailed": 4}.get(style["length"], 3)
-        points = [*self._expertise(style, topic), *self._some(topic.tips, 4)][:count]
-        return self._finish([speak(point, style["dialect"]) for point in points], style)
+        return self._short(style, [*self._expertise(style, topic), *self._some(topic.tips, 4)])
+
+    def _count(self, style: Style) -> int:
+        """How many points a length means."""
+        return {"brief": 1, "detailed": 4}.get(style["length"], 2)
 
     def _some(self, sentences: Sequence[str], count: int) -> list[str]:
         """Draw different sentences; in a fixed order a small model does not repeat itself."""
@@ -378,183 +426,236 @@ class Writer:
         return [lead.format(tip=self.rng.choice(tips))]
 
     def _finish(self, points: Sequence[str], style: Style) -> str:
-        """Set points in their format, between the openings and closings of the style."""
+        """Set points in their format, after the openings of the style."""
         rng = self.rng
-        dialect, tone, mood = style["dialect"], style["tone"], style["mood"]
-        opening = [
-            rng.choice(world.OPENINGS[value]) for value in (dialect, tone) if value != NEUTRAL
-        ]
-        closing = [rng.choice(world.CLOSINGS[mood])] if mood != NEUTRAL else []
-        if style["length"] != "brief":
-            closing += [
-                rng.choice(world.CLOSINGS[value])
-                for value in (dialect, tone)
-                if value != NEUTRAL and rng.random() < 0.5
-            ]
-        head = " ".join(speak(sentence, dialect) for sentence in opening)
-        tail = " ".join(speak(sentence, dialect) for sentence in closing)
+        head = " ".join(
+            speak(rng.choice(sentences[style[dimension]]), style["dialect"])
+            for dimension, sentences in world.OPENINGS.items()
+            if style[dimension] in sentences
+        )
         if style["format"] == "steps":
             body = "\n".join(f"{number}. {point}" for number, point in enumerate(points, 1))
         elif style["format"] == "bullets":
             body = "\n".join(f"- {point}" for point in points)
         else:
-            return " ".join(part for part in (head, *points, tail) if part)
-        return "\n".join(part for part in (head, body, tail) if part)
+            return " ".join(part for part in (head, *points) if part)
+        return "\n".join(part for part in (head, body) if part)
 
     def _small_talk(self, scene: Scene) -> None:
         rng = self.rng
-        style = self._style(scene)
+        style = self._style(scene, last=True) | {"expertise": NEUTRAL}
         replies: tuple[str, ...]
         if rng.random() < 0.4:
             question, replies = rng.choice(world.GREETINGS), world.GREETING_REPLIES
         else:
             question, replies = rng.choice(world.OFF_TOPIC), world.REFUSALS
             while "{name}" in question:
-                question = question.replace("{name}", self.name(), 1)
+                question = question.replace("{name}", self.draws.name(), 1)
             while "{number}" in question:
                 question = question.replace("{number}", str(rng.randrange(2, 200)), 1)
-        count = self._short_count(style)
-        points = [rng.choice(replies), *self._some(world.OFFERS, 2)][:count]
-        points = [speak(point, style["dialect"]) for point in points]
-        scene.turns.append((self._typed(question), self._finish(points, style)))
+        points = [rng.choice(replies), *self._some(world.OFFERS, 3)]
+        scene.ask(self._typed(question))
+        scene.say(self._short(style, points))
 
-    def _short_count(self, style: Style) -> int:
-        return {"brief": 1, "detailed": 3}.get(style["length"], 2)
+    def _short(self, style: Style, points: Sequence[str]) -> str:
+        """Word an answer of as many of these points as its length means."""
+        points = [speak(point, style["dialect"]) for point in points[: self._count(style)]]
+        return self._finish(points, style)
 
-    def _documents(self, scene: Scene) -> None:
+    def _repeat(self, scene: Scene) -> None:
+        """Ask for what was said, word by word: copying is learnt late, and from this soonest."""
+        if self.rng.random() < 0.2:
+            self._condense(scene)
+            return
+        for _ in range(self.rng.choice((1, 2, 3, 4))):
+            text = " ".join(
+                self.draws.value(
+                    self.rng.choice(
+                        ("name", "name", "number", "goods", "decimal", "time", "title", "weekday")
+                    )
+                )
+                for _ in range(self.rng.choice((2, 3, 4, 6, 8, 12)))
+            )
+            scene.ask(self.rng.choice(world.REPEAT_REQUESTS).format(text=text))
+            scene.say(text)
+            scene.gold = text
+
+    def _condense(self, scene: Scene) -> None:
+        """Ask for a follow-up question as one that stands alone, as chat engines do."""
+        facts = self._facts(self._subject_kind(), self.rng.choice((1, 2, 3, 4)))
+        questions = [fact.said(self.rng.choice(fact.relation.questions)) for fact in facts]
+        history = "\n".join(
+            f"user: {question}\nassistant: {fact.answer}"
+            for question, fact in zip(questions[1:], facts[1:], strict=True)
+        )
+        prompt = DEFAULT_CONDENSE_PROMPT_TEMPLATE.format(
+            chat_history=history, question=questions[0]
+        )
+        scene.ask(prompt)
+        scene.gold = questions[0]
+        scene.say(questions[0])
+
+    def _documents(self, scene: Scene, turns: int) -> None:
         rng = self.rng
-        passages: list[list[str]] = []
-        asked: list[tuple[int, str, str]] = []
-        count = rng.choices((1, 2, 3, 4, 6, 14), (0.25, 0.3, 0.25, 0.14, 0.05, 0.01))[0]
-        subject = rng.choice(("shop", "person", "town", "event", "thing"))
-        for index in range(count):
+        passages: list[list[Fact]] = []
+        count = rng.choices(PASSAGES, PASSAGE_WEIGHTS)[0]
+        subject = self._subject_kind()
+        for _ in range(count):
             if rng.random() < 0.4:
-                subject = rng.choice(("shop", "person", "town", "event", "thing"))
-            facts = self._facts(subject, rng.choice((1, 2, 2, 3)))
-            passages.append([fact for fact, _ in facts])
-            asked += [(index, fact, question) for fact, question in facts]
-        index, gold, question = rng.choice(asked)
-        others = [fact for fact in passages[index] if fact != gold]
-        if rng.random() < 0.1 and count > 1:
-            passages.pop(index)
-            gold, others = "", []
-        scene.documents = self._bound(passages)
-        scene.gold = gold
+                subject = self._subject_kind()
+            passages.append(self._facts(subject, rng.choice((1, 2, 3, 4))))
+        # What nobody can answer is as often about a subject at hand as about another.
+        unsaid = self._facts(self._subject_kind(), 1)
+        given = rng.choice(passages[0])
+        if given.relation.subject != "any" and rng.random() < 0.6:
+            known = {fact.relation for fact in passages[0]}
+            more = self._facts(given.relation.subject, 8, given.subject)
+            unsaid = [fact for fact in more if fact.relation not in known] or unsaid
+        asked = [fact for passage in passages for fact in passage]
+        rng.shuffle(asked)
+        scene.facts = [fact.answer for fact in asked]
+        text = self._bound(passages)
         system, user = rng.choices(USER_WRAPPERS, WRAPPER_WEIGHTS)[0]
         if system:
-            scene.system = system.replace("{context}", scene.documents)
-        text = user.replace("{context}", scene.documents).replace(
-            "{question}", self._asked(question)
-        )
-        scene.turns.append((text, self._fact_answer(scene, gold, others)))
-        if rng.random() < 0.15 and gold:
-            _, gold, question = rng.choice([entry for entry in asked if entry[1] != gold] or asked)
-            others = []
-            scene.gold = gold
-            scene.turns.append((self._asked(question), self._fact_answer(scene, gold, others)))
+            scene.system = system.replace("{context}", text)
+        wrap = user.replace("{context}", text)
+        # That something is missing is learnt last, so training meets it more often.
+        missing = 0.3 if self.split == "train" else 0.15
+        for turn in range(turns):
+            if rng.random() < missing:
+                fact, scene.gold = unsaid[0], ""
+            else:
+                fact = asked[turn % len(asked)]
+                scene.gold = fact.answer
+            question = self._asked(fact.said(rng.choice(fact.relation.questions)))
+            scene.ask(wrap.replace("{question}", question) if turn == 0 else question)
+            style = self._style(scene, turn == turns - 1)
+            scene.say(self._fact_answer(scene, style, scene.gold or rng.choice(world.NOT_FOUND)))
 
     def _asked(self, question: str) -> str:
         if self.rng.random() < 0.1:
             question = question.rstrip("?.")
-        return question.lower() if self.rng.random() < 0.05 else question
+        return question.lower() if self.rng.random() < 0.03 else question
 
-    def _facts(self, kind: str, count: int) -> list[tuple[str, str]]:
-        """State facts about one new subject, each with a question that asks for it."""
+    def _fact_answer(self, scene: Scene, style: Style, *said: str) -> str:
+        """Word an answer whose first points state facts or that there are none."""
+        dialect = style["dialect"]
+        if len(said) > 1 and style["length"] == "brief":
+            style = style | {"length": NEUTRAL}
+        points = [one if one in scene.facts else speak(one, dialect) for one in said]
+        remarks = [speak(one, dialect) for one in self._some(world.FACT_REMARKS, 3)]
+        count = max(len(points), self._count(style))
+        return self._finish([*points, *remarks][:count], style | {"expertise": NEUTRAL})
+
+    def _subject_kind(self) -> str:
+        return self.rng.choice(("shop", "person", "town", "event", "thing"))
+
+    def _facts(self, kind: str, count: int, subject: str | None = None) -> list[Fact]:
+        """State facts about one subject, a new one unless it is given."""
         rng = self.rng
-        subject = self._subject(kind)
-        known = [fact for fact in world.FACTS if fact[0] in (kind, "any")]
-        stated = []
-        for _, statements, questions in rng.sample(known, count):
-            thing = rng.choice(world.THINGS)
-            fact = self._fill(rng.choice(statements).replace("{thing}", thing), subject)
-            question = self._fill(rng.choice(questions).replace("{thing}", thing), subject)
-            stated.append((fact[0].upper() + fact[1:], question))
-        return stated
+        subject = subject or self._subject(kind)
+        known = [relation for relation in world.RELATIONS if relation.subject == kind]
+        known += [relation for relation in world.RELATIONS if relation.subject == "any"] * 2
+        # One subject may have two different things that are named by the same relation.
+        things = iter(rng.sample(world.THINGS, len(known)))
+        facts: dict[tuple[str, str], Fact] = {}
+        for relation in rng.sample(known, min(count, len(known))):
+            thing = next(things) if relation.subject == "any" else ""
+            value = self.draws.value(relation.value)
+            facts[relation.key, thing] = Fact(relation, thing, subject, value)
+        return list(facts.values())
 
     def _subject(self, kind: str) -> str:
         rng = self.rng
         match kind:
             case "shop":
-                return f"the {self.name()} {rng.choice(world.SHOPS)}"
+                return f"the {self.draws.name()} {rng.choice(world.SHOPS)}"
             case "event":
                 what = rng.choice(("festival", "concert", "race", "fair", "meeting", "course"))
-                return f"the {self.name()} {what}"
+                return f"the {self.draws.name()} {what}"
             case "thing":
                 what = rng.choice(("lamp", "bike", "phone", "tent", "chair", "camera", "plan"))
-                return f"the {self.name()} {what}"
+                return f"the {self.draws.name()} {what}"
             case "person":
-                return rng.choice((self.name(), f"{self.name()} {self.name()}"))
+                return self.draws.value("person")
             case _:
-                return self.name()
+                return self.draws.name()
 
-    def _fill(self, template: str, subject: str) -> str:
-        """Fill the fields of a fact, each occurrence with a fresh value."""
-        text = template.replace("{x}", subject)
-        while "{" in text:
-            start, end = text.index("{"), text.index("}")
-            drawn = self._drawn(text[start + 1 : end])
-            text = text[:start] + drawn + text[end + 1 :]
-        return text
-
-    def _drawn(self, what: str) -> str:
-        rng = self.rng
-        match what:
-            case "time":
-                return f"{rng.randrange(6, 23)}:{rng.choice(('00', '15', '30', '45', '10', '20'))}"
-            case "price":
-                return (
-                    f"{rng.randrange(2, 100)} {rng.choice(('euros', 'dollars', 'coins', 'pounds'))}"
-                )
-            case "year":
-                return str(rng.randrange(1700, 2025))
-            case "digits":
-                return "".join(rng.choice("0123456789") for _ in range(rng.choice((4, 5, 6))))
-            case "number":
-                return str(rng.randrange(10, 10 ** rng.choice((2, 3, 4)) + 10))
-            case "small":
-                return str(rng.randrange(2, 60))
-            case "any":
-                return self._drawn(
-                    rng.choice(("name", "name", "number", "colour", "digits", "goods"))
-                )
-            case "name":
-                return self.name()
-            case _:
-                words = {
-                    "colour": world.COLOURS,
-                    "weekday": world.WEEKDAYS,
-                    "month": world.MONTHS,
-                    "job": world.JOBS,
-                    "goods": world.GOODS,
-                    "shop": world.SHOPS,
-                    "pet": world.PETS,
-                }
-                return rng.choice(words[what])
-
-    def _bound(self, passages: Sequence[Sequence[str]]) -> str:
+    def _bound(self, passages: Sequence[Sequence[Fact]]) -> str:
         """Write passages one below the other, the way retrievers hand them over."""
         rng = self.rng
-        texts = [" ".join(passage) for passage in passages]
+        texts = [self._passage(passage) for passage in passages]
         form = rng.random()
         if form < 0.1:
             texts = [f"[{number}] {text}" for number, text in enumerate(texts, 1)]
         elif form < 0.18:
-            texts = [f"file_name: {self.name().lower()}.txt\n\n{text}" for text in texts]
+            texts = [f"file_name: {self.draws.name().lower()}.txt\n\n{text}" for text in texts]
         elif form < 0.24:
             texts = [f"- {text}" for text in texts]
         return ("\n" if rng.random() < 0.2 else "\n\n").join(texts)
 
-    def _fact_answer(self, scene: Scene, gold: str, others: Sequence[str]) -> str:
+    def _passage(self, facts: Sequence[Fact]) -> str:
+        return " ".join(fact.said(self.rng.choice(fact.relation.statements)) for fact in facts)
+
+    def _tools(self, scene: Scene, turns: int) -> None:
+        """Let the user ask for what tools can do, and now and then for what they cannot."""
         rng = self.rng
-        style = self._style(scene)
-        said = [speak(remark, style["dialect"]) for remark in self._some(world.FACT_REMARKS, 2)]
-        if not gold:
-            points = [speak(rng.choice(world.NOT_FOUND), style["dialect"]), *said]
-        elif style["length"] == "detailed":
-            points = [gold, *others[:1], *said]
-        else:
-            points = [gold, *said]
-        return self._finish(points[: self._short_count(style)], style)
+        count = rng.choices((1, 2, 3, 4, 6), (0.2, 0.3, 0.25, 0.15, 0.1))[0]
+        *tools, absent = toolbox(self.draws, count + 1)
+        scene.tools = [tool.schema() for tool in tools]
+        for turn in range(turns):
+            last = turn == turns - 1
+            style = self._style(scene, last)
+            chance = rng.random()
+            if chance < (0.5 if scene.kind == "calls" else 0.25 if not last else 0):
+                scene.gold, scene.topic = "", None
+                if rng.random() < 0.7:
+                    scene.ask(self._asked(request(self.draws, absent).question))
+                    scene.say(self._fact_answer(scene, style, rng.choice(world.NO_TOOL)))
+                else:
+                    topic = rng.choice(world.TOPICS)
+                    question, occasion = self._question(topic)
+                    scene.ask(question)
+                    scene.say(self._advice(style, topic, occasion, []))
+                    scene.topic = topic.name
+                continue
+            scene.topic = None
+            wanted = [request(self.draws, rng.choice(tools))]
+            question = wanted[0].question
+            second = request(self.draws, rng.choice(tools))
+            if rng.random() < 0.08 and second.answer != wanted[0].answer:
+                wanted.append(second)
+                question = f"{question.rstrip('.?')} and then: {wanted[1].question}"
+            scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+            calls = [one.message() for one in wanted]
+            scene.dialogue.append({"role": "assistant", "content": "", "tool_calls": calls})
+            if scene.kind == "calls" and last:
+                scene.gold = None
+                return
+            for one in wanted:
+                scene.dialogue.append({"role": "tool", "content": one.result})
+            facts = [one.answer for one in wanted]
+            scene.facts += [fact for fact in facts if fact not in scene.facts]
+            scene.gold = " ".join(facts)
+            scene.say(self._fact_answer(scene, style, *facts))
+
+    def _json(self, scene: Scene) -> None:
+        """Ask for fields of a text as JSON; principles about style leave data alone."""
+        rng = self.rng
+        facts = self._facts(self._subject_kind(), rng.choice((2, 3, 4, 5)))
+        record: dict[str, Any] = {}
+        for fact in facts:
+            key = fact.said(fact.relation.key).lower().replace(" ", "_")
+            number = fact.relation.value in ("year", "number")
+            record[key] = int(fact.value) if number else fact.value
+        subject = facts[0].subject
+        record = {"name": subject[0].upper() + subject[1:], **record}
+        keys = rng.sample(sorted(record), rng.randrange(1, len(record) + 1))
+        told = ", ".join(keys[:-1]) + (" and " if len(keys) > 1 else "") + keys[-1]
+        passage = self._passage(facts)
+        scene.ask(rng.choice(world.JSON_REQUESTS).format(keys=told, text=passage))
+        scene.gold = json.dumps({key: record[key] for key in keys}, ensure_ascii=False)
+        scene.say(scene.gold)
 
 
 def scenes(

@@ -1,23 +1,40 @@
 """Reads an answer of the small world: which style it shows, and whether it is well formed.
 
-The judge sees nothing but text. It knows the sentences of `world` and the order they come in; it
-knows nothing of how an answer was drawn.
+The judge sees nothing but text. It knows the sentences of `world`, in every dialect, and the order
+they come in; it knows nothing of how an answer was drawn.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.world import NEUTRAL, speak
 
 __all__ = ["Reading", "read"]
 
+_LONGEST = 4
 _DIALECTS = ("plain", "pirate", "shakespeare")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _NUMBERED = re.compile(r"(\d+)\. +")
-_BULLET = re.compile(r"[-*] +")
+_BULLET = re.compile(r"- +")
+
+Kind = Literal["opening", "item", "advice", "small_talk", "fact", "not found", "no tool", "remark"]
+Values = tuple[tuple[str, str], ...]
+
+# Places a sentence can take, the openings first; an answer never goes back to a lower one.
+_CONTENT = len(world.OPENINGS)
+_BUDGET, _TASTE, _EXPERTISE, _MORE = range(_CONTENT + 1, _CONTENT + 5)
+# Kinds that can stand in one answer, besides openings.
+_MIXES: tuple[set[Kind], ...] = (
+    {"item", "advice"},
+    {"small_talk"},
+    {"fact", "remark"},
+    {"not found", "remark"},
+    {"no tool", "remark"},
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +43,9 @@ class _Meaning:
 
     place: int
     dialect: str
-    values: tuple[tuple[str, str], ...] = ()
+    kind: Kind
+    values: Values = ()
     topic: str | None = None
-    kind: str = "advice"
 
 
 @dataclass
@@ -38,20 +55,23 @@ class Reading:
     Attributes:
         values: The value of each dimension; "neutral" where the answer shows none, "mixed" where
             it shows two.
-        accepted: Whether the world's grammar accepts the answer.
         topics: The topics its sentences belong to.
-        facts: The sentences taken from the documents.
-        faults: Why it was not accepted.
+        facts: The sentences it states of those it was allowed to, in order.
+        denied: What it says has no answer to the question, if it says so.
+        unknown: Sentences that the world does not have.
+        faults: Why it is not accepted.
     """
 
     values: dict[str, str]
     topics: set[str] = field(default_factory=set)
     facts: list[str] = field(default_factory=list)
+    denied: Literal["", "documents", "tools"] = ""
+    unknown: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
     def accepted(self) -> bool:
-        """Whether nothing is wrong with the answer."""
+        """Whether the world's grammar has nothing against the answer."""
         return not self.faults
 
     def shows(self, dimension: str, value: str) -> bool:
@@ -59,67 +79,59 @@ class Reading:
         return self.values.get(dimension) == value
 
 
-# Places a sentence can take; an answer never goes back to a lower one.
-_DIALECT_OPENING, _TONE_OPENING, _POINT, _MOOD, _DIALECT_CLOSING, _SIGN_OFF = range(6)
-
-
-def _entries() -> Iterable[tuple[str, int, tuple[tuple[str, str], ...], str | None, str]]:
+def _entries() -> Iterable[tuple[str, int, Kind, Values, str | None]]:
     """List every fixed sentence in plain English with its meaning."""
-    for value, sentences in world.OPENINGS.items():
-        own = value in ("pirate", "shakespeare")
-        dimension, place = ("dialect", _DIALECT_OPENING) if own else ("tone", _TONE_OPENING)
-        for text in sentences:
-            yield text, place, ((dimension, value),), None, "frame"
-    for value, sentences in world.CLOSINGS.items():
-        dimension, place = {
-            "cheerful": ("mood", _MOOD),
-            "calm": ("mood", _MOOD),
-            "pirate": ("dialect", _DIALECT_CLOSING),
-            "shakespeare": ("dialect", _DIALECT_CLOSING),
-        }.get(value, ("tone", _SIGN_OFF))
-        for text in sentences:
-            yield text, place, ((dimension, value),), None, "frame"
+    for place, (dimension, openings) in enumerate(world.OPENINGS.items()):
+        for value, sentences in openings.items():
+            for text in sentences:
+                yield text, place, "opening", ((dimension, value),), None
     for value, sentences in world.REMARKS.items():
         dimension = next(name for name, values in world.PRIOR.items() if value in values)
         for text in sentences:
-            yield text, _POINT, ((dimension, value),), None, "advice"
+            place = _BUDGET if dimension == "budget" else _TASTE
+            yield text, place, "advice", ((dimension, value),), None
     for topic in world.TOPICS:
         for text in topic.tips:
-            yield text, _POINT, (), topic.name, "advice"
+            yield text, _MORE, "advice", (), topic.name
         for value, tips in (("beginner", topic.beginner), ("expert", topic.expert)):
             for lead in world.EXPERTISE_LEADS[value]:
                 for tip in tips:
                     text = lead.format(tip=tip)
-                    yield text, _POINT, (("expertise", value),), topic.name, "advice"
-    for text in (*world.GREETING_REPLIES, *world.REFUSALS, *world.OFFERS):
-        yield text, _POINT, (), None, "small_talk"
-    for text in (*world.NOT_FOUND, *world.FACT_REMARKS):
-        yield text, _POINT, (), None, "documents"
+                    yield text, _EXPERTISE, "advice", (("expertise", value),), topic.name
+    for text in (*world.GREETING_REPLIES, *world.REFUSALS):
+        yield text, _CONTENT, "small_talk", (), None
+    for text in world.OFFERS:
+        yield text, _MORE, "small_talk", (), None
+    for text in world.NOT_FOUND:
+        yield text, _CONTENT, "not found", (), None
+    for text in world.NO_TOOL:
+        yield text, _CONTENT, "no tool", (), None
+    for text in world.FACT_REMARKS:
+        yield text, _MORE, "remark", (), None
 
 
 @cache
 def _fixed() -> dict[str, list[_Meaning]]:
     """Index the fixed sentences by what they sound like in each dialect."""
     index: dict[str, list[_Meaning]] = {}
-    for text, place, values, topic, kind in _entries():
+    for text, place, kind, values, topic in _entries():
         told = dict(values).get("dialect")
         for dialect in _DIALECTS:
             if told in (None, dialect):
-                meaning = _Meaning(place, dialect, values, topic, kind)
+                meaning = _Meaning(place, dialect, kind, values, topic)
                 index.setdefault(speak(text, dialect), []).append(meaning)
     return index
 
 
 @cache
-def _items() -> dict[str, dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]]]:
+def _items() -> dict[str, dict[str, list[tuple[str, Values]]]]:
     """Index items by dialect and wording: their topics and what they show of a taste."""
-    index: dict[str, dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]]] = {}
+    index: dict[str, dict[str, list[tuple[str, Values]]]] = {}
     for dialect in _DIALECTS:
         known = index.setdefault(dialect, {})
         for topic in world.TOPICS:
             for value, items in topic.items.items():
-                taste = topic.taste if value != NEUTRAL else None
-                shown = ((taste, value),) if taste else ()
+                shown = ((topic.taste, value),) if topic.taste else ()
                 for item in items:
                     known.setdefault(speak(item, dialect), []).append((topic.name, shown))
     return index
@@ -139,38 +151,37 @@ def _occasions() -> dict[str, dict[str, set[str]]]:
 
 
 @cache
-def _leads() -> list[tuple[str, str, str, tuple[tuple[str, str], ...]]]:
-    """List what stands around an item: dialect, text before, text after, values."""
-    leads: list[tuple[str, str, str, tuple[tuple[str, str], ...]]] = []
-    for value, templates in (*world.LEADS.items(), (NEUTRAL, world.MORE_ITEMS)):
+def _leads() -> list[tuple[int, str, str, str, Values]]:
+    """List what stands around an item: place, dialect, text before, text after, values."""
+    leads: list[tuple[int, str, str, str, Values]] = []
+    first = [(_CONTENT, value, templates) for value, templates in world.LEADS.items()]
+    for place, value, templates in (*first, (_MORE, NEUTRAL, world.MORE_ITEMS)):
         for template in templates:
             for dialect in _DIALECTS:
                 if value in ("pirate", "shakespeare") and value != dialect:
                     continue
                 shown = (("tone", value),) if value in ("formal", "friendly") else ()
                 before, after = speak(template, dialect).split("{item}")
-                leads.append((dialect, before, after, shown))
+                leads.append((place, dialect, before, after, shown))
     return leads
 
 
-_ADJECTIVES = {
-    word: (("budget", value),) for value, words in world.BUDGET_WORDS.items() for word in words
-}
+_ADJECTIVES = {word: value for value, words in world.BUDGET_WORDS.items() for word in words}
 
 
 def _offers(sentence: str) -> Iterable[_Meaning]:
-    """Read a sentence that names an item."""
-    for dialect, before, after, shown in _leads():
+    """Read a sentence that names an item; an item shows its budget and taste even if neutral."""
+    for place, dialect, before, after, shown in _leads():
         if not (sentence.startswith(before) and sentence.endswith(after)):
             continue
         inner = sentence[len(before) : len(sentence) - len(after)]
         words = inner.split(" ")
-        budget = _ADJECTIVES.get(words[1], ()) if len(words) > 2 and words[0] == "a" else ()
-        if budget:
+        budget = NEUTRAL
+        candidates = [inner]
+        if len(words) > 2 and words[0] == "a" and words[1] in _ADJECTIVES:
+            budget = _ADJECTIVES[words[1]]
             nouns = " ".join(words[2:])
             candidates = [f"a {nouns}", f"an {nouns}"]
-        else:
-            candidates = [inner]
         for candidate in candidates:
             for item, meanings in _items()[dialect].items():
                 if not candidate.startswith(item):
@@ -178,24 +189,15 @@ def _offers(sentence: str) -> Iterable[_Meaning]:
                 rest = candidate[len(item) :]
                 for topic, taste in meanings:
                     known = _occasions()[dialect][topic]
-                    if rest == "" or (rest[0] == " " and rest[1:] in known):
-                        yield _Meaning(_POINT, dialect, (*shown, *budget, *taste), topic)
+                    # Only the first item is named with its occasion.
+                    named = place == _CONTENT and rest[:1] == " " and rest[1:] in known
+                    if rest == "" or named:
+                        values = (*shown, ("budget", budget), *taste)
+                        yield _Meaning(place, dialect, "item", values, topic)
 
 
-def _facts(text: str, documents: str) -> list[str]:
-    """Return the sentences of some documents that stand in a text, longest first."""
-    found = {
-        part
-        for line in documents.split("\n")
-        for sentence in _SENTENCE_END.split(line)
-        for part in (sentence, re.sub(r"^(- |\[\d+\] )", "", sentence))
-        if part.endswith((".", "!", "?")) and part in text
-    }
-    return sorted(found, key=len, reverse=True)
-
-
-def _segments(text: str) -> tuple[list[str], str, list[str]]:
-    """Split an answer into lines of sentences and read its format."""
+def _lines(text: str) -> tuple[list[str], str, list[str]]:
+    """Split an answer into lines and read its format and what is wrong with that."""
     faults: list[str] = []
     lines = [line for line in text.split("\n") if line]
     numbers = [int(match.group(1)) for line in lines if (match := _NUMBERED.match(line))]
@@ -210,76 +212,93 @@ def _segments(text: str) -> tuple[list[str], str, list[str]]:
         faults.append("a list with a gap")
     if True not in marked and len(lines) > 1:
         faults.append("lines without a list")
-    shown = "steps" if numbers else "bullets" if bullets else "prose"
-    return lines, shown, faults
+    return lines, "steps" if numbers else "bullets" if bullets else "prose", faults
 
 
-def read(answer: str, documents: str = "") -> Reading:
+def read(answer: str, facts: Sequence[str] = ()) -> Reading:
     """Read an answer.
 
     Args:
         answer: The text of the answer.
-        documents: The passages it may quote; a sentence of theirs counts as well formed.
+        facts: Sentences that documents or the results of tools allow it to state.
     """
-    lines, shown_format, faults = _segments(answer.strip())
+    lines, shown_format, faults = _lines(answer.strip())
     shown: dict[str, set[str]] = {name: set() for name in world.PRIOR}
     topics: set[str] = set()
-    facts: list[str] = []
-    kinds: set[str] = set()
+    stated: list[str] = []
+    unknown: list[str] = []
+    kinds: set[Kind] = set()
     dialects = set(_DIALECTS)
-    place = points = 0
+    place = -1
+    points = 0
     for line in lines:
         marker = _NUMBERED.match(line) or _BULLET.match(line)
         sentences = _SENTENCE_END.split(line[marker.end() :] if marker else line)
         if marker and len(sentences) != 1:
             faults.append("more than one sentence in a list entry")
         for sentence in sentences:
-            if sentence in _facts(sentence, documents):
-                facts.append(sentence)
-                meanings = [_Meaning(_POINT, name, kind="documents") for name in _DIALECTS]
+            if sentence in facts:
+                stated.append(sentence)
+                meanings = [_Meaning(_CONTENT, name, "fact") for name in _DIALECTS]
             else:
                 meanings = [*_fixed().get(sentence, ()), *_offers(sentence)]
             meanings = [one for one in meanings if one.dialect in dialects] or meanings
             if not meanings:
-                faults.append(f"unknown sentence: {sentence}")
-                points += place <= _POINT
+                unknown.append(sentence)
+                points += 1
                 continue
             # A sentence several topics share counts for the topic the answer is on already.
             meaning = next((one for one in meanings if one.topic in topics), meanings[0])
-            if shown_format != "prose" and bool(marker) != (meaning.place == _POINT):
+            if shown_format != "prose" and bool(marker) == (meaning.kind == "opening"):
                 faults.append(f"out of its list: {sentence}")
             if meaning.place < place:
                 faults.append(f"out of order: {sentence}")
-            if place == meaning.place != _POINT and meaning.place != _DIALECT_OPENING:
+            if meaning.place == place and not (meaning.place == _MORE or meaning.kind == "fact"):
                 faults.append(f"said twice: {sentence}")
             place = max(place, meaning.place)
-            points += meaning.place == _POINT
+            points += meaning.kind != "opening"
             dialects &= {one.dialect for one in meanings}
             kinds.add(meaning.kind)
             if meaning.topic:
                 topics.add(meaning.topic)
             for dimension, value in meaning.values:
                 shown[dimension].add(value)
+    faults += [f"unknown sentence: {sentence}" for sentence in unknown]
+    content = kinds - {"opening"}
     if not dialects:
         faults.append("two dialects")
     if "plain" not in dialects:
         shown["dialect"] |= dialects
     if len(topics) > 1:
         faults.append("two topics: " + ", ".join(sorted(topics)))
-    if not points:
+    if not content:
         faults.append("no content")
-    if len(kinds - {"frame"}) > 1:
+    elif not any(content <= mix for mix in _MIXES):
         faults.append("two kinds of answer")
+    elif content == {"remark"}:
+        faults.append("a remark on nothing")
+    if (shown["budget"] | shown["diet"] | shown["place"]) - {NEUTRAL} and "item" not in content:
+        faults.append("a remark on nothing")
+    if points > _LONGEST:
+        faults.append(f"{points} points")
     repeated = [line for line in re.split(r"\n|(?<=[.!?])\s+", answer) if line]
     contents = [_NUMBERED.sub("", _BULLET.sub("", line, count=1), count=1) for line in repeated]
     if len(set(contents)) != len(contents):
         faults.append("a sentence twice")
+    # A length is what was said, not what was announced; the two must agree.
+    announced = shown.pop("length")
+    length = "brief" if points == 1 else "detailed" if points >= _LONGEST else NEUTRAL
+    if announced and announced != {length}:
+        faults.append(f"announced {', '.join(sorted(announced))}, said {points} points")
     values = {
         name: "mixed" if len(found) > 1 else next(iter(found), NEUTRAL)
         for name, found in shown.items()
     }
     faults += [f"mixed {name}" for name, value in values.items() if value == "mixed"]
-    values["format"] = shown_format
-    short, long = (2, 4) if "advice" in kinds else (1, 3)
-    values["length"] = "brief" if points <= short else "detailed" if points >= long else NEUTRAL
-    return Reading(values, topics, facts, faults)
+    # Where nothing was understood, there is nothing that has a length or a form.
+    values["length"] = length if content else NEUTRAL
+    values["format"] = shown_format if content else NEUTRAL
+    denied: Literal["", "documents", "tools"] = (
+        "documents" if "not found" in kinds else "tools" if "no tool" in kinds else ""
+    )
+    return Reading(values, topics, stated, denied, unknown, faults)

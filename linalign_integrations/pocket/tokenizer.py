@@ -1,29 +1,100 @@
 """The byte-level tokenizer of the embedded model and its chat template."""
 
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+Message = dict[str, Any]
+
 __all__ = ["CHAT_TEMPLATE", "END", "PAD", "START", "encode", "render", "train_tokenizer"]
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
-# Room for what later versions of the model learn, so that token ids need not move then.
-RESERVED = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
-CONTEXT = 1024
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+CONTEXT = 2048
 
+# Tools are told as signatures, `name(parameter:type, ...)`: many times shorter than their schemas.
+# Nothing stands before a name but a line end, a bracket or a comma, so that a name is cut into the
+# same tokens in a signature and in a call.
 CHAT_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}"
-    "{{- '\\n' }}"
+    "{%- macro signature(tool) %}"
+    "{%- set f = tool.function if tool.function is defined else tool %}"
+    "{%- set p = f.parameters or {} %}"
+    "{{- f.name + '(' }}"
+    "{%- for name, kind in (p.properties or {}).items() %}"
+    "{{- ',' if not loop.first }}{{- name }}"
+    "{{- '?' if name not in (p.required or []) }}"
+    "{{- ':' + (kind.enum | join('|') if kind.enum else kind.type | default('any') | string) }}"
     "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{{- ')' }}{{- ': ' + f.description if f.description }}"
+    "{%- endmacro %}"
+    "{%- macro call(request) %}"
+    "{%- set f = request.function if request.function is defined else request %}"
+    "{%- set a = f.arguments if f.arguments is string else f.arguments | tojson %}"
+    "{{- '<tool_call>\n{\"name\": \"' + f.name + '\", \"arguments\": ' + a + '}\n</tool_call>' }}"
+    "{%- endmacro %}"
+    "{%- set own = messages and messages[0].role == 'system' %}"
+    "{%- if own or tools %}"
+    "{{- '<|im_start|>system\n' }}"
+    "{%- if own %}{{- messages[0].content }}{%- endif %}"
+    "{%- if tools %}"
+    "{{- '\n\n' if own }}{{- 'Tools:' }}"
+    "{%- for tool in tools %}{{- '\n' + signature(tool) }}{%- endfor %}"
+    "{%- endif %}"
+    "{{- '<|im_end|>\n' }}"
+    "{%- endif %}"
+    "{%- for message in (messages[1:] if own else messages) %}"
+    "{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.role == 'assistant' %}"
+    "{% generation %}"
+    "{{- message.content or '' }}"
+    "{%- for request in message.tool_calls or [] %}"
+    "{{- '\n' if not loop.first }}{{- call(request) }}"
+    "{%- endfor %}"
+    "{{- '<|im_end|>' }}"
+    "{% endgeneration %}"
+    "{%- else %}{{- message.content + '<|im_end|>' }}{%- endif %}"
+    "{{- '\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
+
+# How transformers' `parse_response` reads an answer back; "" is the content of a mere call.
+RESPONSE_TEMPLATE: dict[str, Any] = {
+    "version": 1,
+    "defaults": {"role": "assistant", "content": ""},
+    # An answer begins after the generation prompt or, in a prompt without one, after the last turn.
+    "start_anchor_pattern": r"<\|im_start\|>assistant\n|<\|im_end\|>\n?",
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"\s*<tool_call>",
+            "close": "</tool_call>",
+            "repeats": True,
+            "content": "json",
+            "transform": {
+                "type": "function",
+                "function": {"name": "{content.name}", "arguments": "{content.arguments}"},
+            },
+        },
+        "content": {
+            # Ends where the turn ends, with all padding after it, or where the text does. The last
+            # alternative must not match nothing, or a stream would let parts of a tag through.
+            "close_pattern": r"\A\s*<\|im_start\|>assistant\n|\s*<\|im_end\|>.*|\s+\Z",
+            "content": "text",
+            "content_args": {"strip": False},
+            "repeats": True,
+            "join": "",
+        },
+    },
+}
+
+# A word in small letters takes the space before it along; capitals, digits and quotation marks do
+# not. A name is therefore the same tokens in a sentence and in JSON, which is what copying needs.
+WORDS = Regex(r"\n|\p{N}| ?\p{Ll}+|\p{Lu}+\p{Ll}*|[^\s\p{L}\p{N}]+ ?")
 
 
 def train_tokenizer(texts: Iterable[str], size: int = 2048) -> PreTrainedTokenizerFast:
@@ -35,13 +106,12 @@ def train_tokenizer(texts: Iterable[str], size: int = 2048) -> PreTrainedTokeniz
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(WORDS, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
-    control = [START, END, PAD, *RESERVED]
+    control = [START, END, PAD, CALL, CALL_END]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=control,
@@ -59,18 +129,42 @@ def train_tokenizer(texts: Iterable[str], size: int = 2048) -> PreTrainedTokeniz
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.response_template = RESPONSE_TEMPLATE
     return tokenizer
 
 
-def render(messages: Sequence[dict[str, str]]) -> str:
+def render(messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
     """Write a conversation as the chat template does, many times faster."""
-    return "".join(f"{START}{message['role']}\n{message['content']}{END}\n" for message in messages)
+    parts = []
+    if tools:
+        told = "Tools:" + "".join("\n" + _signature(tool["function"]) for tool in tools)
+        if messages[0]["role"] == "system":
+            told = f"{messages[0]['content']}\n\n{told}"
+            messages = messages[1:]
+        parts.append(f"{START}system\n{told}{END}\n")
+    for message in messages:
+        text = message["content"] + "\n".join(
+            f"{CALL}\n{json.dumps(request['function'], ensure_ascii=False)}\n{CALL_END}"
+            for request in message.get("tool_calls", ())
+        )
+        parts.append(f"{START}{message['role']}\n{text}{END}\n")
+    return "".join(parts)
+
+
+def _signature(tool: dict[str, Any]) -> str:
+    known = tool["parameters"]
+    parameters = ",".join(
+        f"{name}{'' if name in known['required'] else '?'}:{kind['type']}"
+        for name, kind in known["properties"].items()
+    )
+    description = f": {tool['description']}" if tool["description"] else ""
+    return f"{tool['name']}({parameters}){description}"
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[tuple[NDArray[np.int16], NDArray[np.bool_]]]:
-    """Encode conversations and mark the tokens that the assistant writes.
+    """Encode rendered conversations and mark the tokens that the assistant writes.
 
     Returns:
         For each conversation its token ids, and which of them belong to an answer.
@@ -78,8 +172,7 @@ def encode(
     start, end = (tokenizer.convert_tokens_to_ids(token) for token in (START, END))
     role = tokenizer("assistant\n", add_special_tokens=False)["input_ids"]
     encoded = []
-    texts = [render(messages) for messages in conversations]
-    for batch in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+    for batch in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
         ids = np.array(batch, dtype=np.int16)
         own = np.zeros(len(ids), dtype=np.bool_)
         ends = np.flatnonzero(ids == end)

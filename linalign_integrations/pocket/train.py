@@ -28,31 +28,59 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from linalign_integrations.errors import InvalidArgument
 from linalign_integrations.pocket import weights
-from linalign_integrations.pocket.corpus import scenes
-from linalign_integrations.pocket.measure import RECORD, measure, write_card
+from linalign_integrations.pocket.card import RECORD, write_card
+from linalign_integrations.pocket.corpus import Scene, scenes
+from linalign_integrations.pocket.measure import SETS, measure, speed, ways
 from linalign_integrations.pocket.tokenizer import CONTEXT, encode, render, train_tokenizer
 
-ROWS = (256, 512, CONTEXT)
-CHUNK = 2000
+# Lengths of rows, the longest first: what is left in those is filled up with short conversations.
+ROWS = (CONTEXT, 1024, 512, 256)
+OPEN = 16
+
+Item = tuple[NDArray[np.int16], NDArray[np.bool_]]
+Row = list[Item]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what comes out of a training run."""
+    """Everything that decides what comes out of a training run.
+
+    Attributes:
+        seed: Decides the scenes and the first weights.
+        steps: Optimiser steps.
+        batch_tokens: Tokens in a step, padding included.
+        rate: The highest learning rate.
+        warmup: Steps in which the rate rises.
+        decay: The share of the steps in which it falls to zero.
+        average: How much of the running average of the weights a step keeps.
+        lesson: The share of the steps, at the beginning, in which every principle is obeyed.
+        hidden: Width of the model.
+        layers: Depth of the model.
+        inner: Width inside its feed-forward parts.
+        vocabulary: Tokens of the tokenizer.
+        first: How much an answer's first token counts, next to 1 for the others: whether it is a
+            call, and in what style it answers, is decided there.
+        words: Scenes from which the tokenizer is learnt.
+        chunk: Scenes drawn at a time; a checkpoint goes on with the next chunk.
+    """
 
     seed: int = 1
-    steps: int = 8000
+    steps: int = 10_900
     batch_tokens: int = 4096
     rate: float = 3e-3
     warmup: int = 100
     decay: float = 0.35
     average: float = 0.995
-    lesson: float = 0.4
+    lesson: float = 0.3
     hidden: int = 256
     layers: int = 4
     inner: int = 704
-    vocabulary: int = 2048
+    vocabulary: int = 3072
+    first: float = 5.0
+    words: int = 20_000
+    chunk: int = 2000
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate: a short rise, a plateau, a straight fall to zero."""
@@ -79,6 +107,27 @@ class Batch:
         return torch.tril(same)[:, None]
 
 
+def _place(shelves: dict[int, list[Row]], item: Item) -> None:
+    """Put a conversation into the longest open row with room, else into a new row of its size.
+
+    One that is longer than any row is left out.
+    """
+    length = len(item[0])
+    for size, shelf in shelves.items():
+        for row in shelf[-OPEN:]:
+            if sum(len(ids) for ids, _ in row) + length <= size:
+                row.append(item)
+                return
+    fitting = [size for size in shelves if length <= size]
+    if fitting:
+        shelves[min(fitting)].append([item])
+
+
+def written(scene: Scene) -> str:
+    """Write a whole scene as the model sees it."""
+    return render(scene.messages(), scene.tools)
+
+
 class Packer:
     """Packs an endless stream of conversations into rows of a few fixed lengths."""
 
@@ -91,38 +140,20 @@ class Packer:
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches of about `plan.batch_tokens` tokens, long rows when enough have come."""
-        shelves: dict[int, list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]]] = {
-            size: [] for size in ROWS
-        }
+        shelves: dict[int, list[Row]] = {size: [] for size in ROWS}
         while True:
-            drawn = scenes(f"{self.plan.seed}/{self.chunk}", CHUNK, lesson=self.lesson)
+            seed = f"{self.plan.seed}/{self.chunk}"
+            drawn = scenes(seed, self.plan.chunk, lesson=self.lesson)
             self.chunk += 1
-            for item in encode(self.tokenizer, [scene.messages() for scene in drawn]):
-                size = next((size for size in ROWS if len(item[0]) <= size), None)
-                if size is not None:
-                    self._place(shelves[size], item, size)
-            for size in ROWS:
+            for item in encode(self.tokenizer, [written(scene) for scene in drawn]):
+                _place(shelves, item)
+            for size, shelf in shelves.items():
                 count = max(1, self.plan.batch_tokens // size)
-                while len(shelves[size]) >= count + 8:
-                    rows, shelves[size] = shelves[size][:count], shelves[size][count:]
-                    yield self._batch(rows, size)
+                while len(shelf) >= count + OPEN:
+                    yield self._batch(shelf[:count], size)
+                    del shelf[:count]
 
-    def _place(
-        self,
-        shelf: list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]],
-        item: tuple[NDArray[np.int16], NDArray[np.bool_]],
-        size: int,
-    ) -> None:
-        # Looking back over the last few rows fills nearly all of their room.
-        for row in shelf[-8:]:
-            if sum(len(ids) for ids, _ in row) + len(item[0]) <= size:
-                row.append(item)
-                return
-        shelf.append([item])
-
-    def _batch(
-        self, rows: list[list[tuple[NDArray[np.int16], NDArray[np.bool_]]]], size: int
-    ) -> Batch:
+    def _batch(self, rows: list[Row], size: int) -> Batch:
         ids = np.full((len(rows), size), self.tokenizer.pad_token_id, dtype=np.int64)
         conversation = np.zeros((len(rows), size), dtype=np.int16)
         learnt = np.zeros((len(rows), size), dtype=np.bool_)
@@ -189,8 +220,10 @@ class Trainer:
                 input_ids=ids, attention_mask=batch.mask().to(self.device), use_cache=False
             ).last_hidden_state
             logits = self.model.lm_head(hidden[:, :-1][learnt[:, 1:]])
-        loss = cross_entropy(logits.float(), ids[:, 1:][learnt[:, 1:]])
-        torch.autograd.backward(loss)
+        surprise = cross_entropy(logits.float(), ids[:, 1:][learnt[:, 1:]], reduction="none")
+        first = ~learnt[:, :-1][learnt[:, 1:]]
+        weight = torch.where(first, self.plan.first, 1.0)
+        torch.autograd.backward((surprise * weight).sum() / weight.sum())
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
@@ -198,7 +231,7 @@ class Trainer:
         self.step += 1
         self.tokens += ids.numel()
         self._follow()
-        return float(loss.detach())
+        return float(surprise.detach().mean())
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -258,21 +291,27 @@ def train(
     Args:
         plan: The run.
         folder: Where the finished model goes.
-        work: Where the tokenizer and the checkpoint live.
+        work: Where the tokenizer and the checkpoint live, and with each checkpoint, in `weights`,
+            the model as it is then.
         device: A torch device.
         compiled: Whether to compile the model.
-        save_every: Seconds between checkpoints, each with an export of the running average.
+        save_every: Seconds between checkpoints.
+
+    Raises:
+        InvalidArgument: The checkpoint belongs to a model of another shape or has gone beyond the
+            plan.
     """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.pt"
     if not (work / "tokenizer.json").exists():
-        texts = (render(scene.messages()) for scene in scenes(f"{plan.seed}/words", 20_000))
+        texts = (written(scene) for scene in scenes(f"{plan.seed}/words", plan.words))
         train_tokenizer(texts, plan.vocabulary).save_pretrained(work)
     tokenizer = AutoTokenizer.from_pretrained(work)
     trainer = Trainer(plan, tokenizer, device, compiled)
     packer = Packer(tokenizer, plan)
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        _require_same_run(plan, state, work)
         trainer.restore(state)
         packer.chunk = state["chunk"]
     saved = time.monotonic()
@@ -289,9 +328,26 @@ def train(
             partial = checkpoint.with_suffix(".part")
             torch.save({**trainer.state(), "chunk": packer.chunk}, partial)
             partial.replace(checkpoint)
-            export(trainer, tokenizer, folder)
+            export(trainer, tokenizer, work / "weights")
             saved = time.monotonic()
     bar.close()
+    export(trainer, tokenizer, folder)
+
+
+def _require_same_run(plan: Plan, state: dict[str, Any], work: Path) -> None:
+    before = state["plans"][-1]
+    fixed = ("hidden", "layers", "inner", "vocabulary", "words")
+    changed = [name for name in fixed if before[name] != getattr(plan, name)]
+    if changed:
+        raise InvalidArgument(
+            f"the checkpoint in {str(work)!r} has another {' and '.join(changed)}: "
+            "name an empty folder by --work"
+        )
+    if state["step"] > plan.steps:
+        raise InvalidArgument(
+            f"the checkpoint in {str(work)!r} is at step {state['step']}, beyond --steps "
+            f"{plan.steps}"
+        )
 
 
 def main() -> None:
@@ -318,7 +374,10 @@ def main() -> None:
         compiled=arguments["compiled"],
         save_every=arguments["save_every"],
     )
-    write_card(arguments["folder"], measure(arguments["folder"], arguments["cases"]))
+    folder, cases = arguments["folder"], arguments["cases"]
+    with tqdm(total=cases * len(SETS) * len(ways()), unit="answer") as bar:
+        measured = measure(str(folder), cases, advance=bar.update)
+    write_card(folder, measured, speed(str(folder)))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,21 @@ English; `speak` turns it into a dialect word by word, so each table is kept onc
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 NEUTRAL = "neutral"
 
 # How often a value appears when nobody asked for it. What is left over is neutral.
 PRIOR: dict[str, dict[str, float]] = {
-    "tone": {"formal": 0.22, "friendly": 0.22},
-    "length": {"brief": 0.25, "detailed": 0.25},
-    "budget": {"cheap": 0.18, "luxury": 0.18},
-    "diet": {"vegan": 0.22, "meat": 0.22},
-    "place": {"outdoors": 0.25, "indoors": 0.25},
-    "expertise": {"beginner": 0.17, "expert": 0.17},
-    "format": {"steps": 0.28, "bullets": 0.28, "prose": 0.44},
-    "mood": {"cheerful": 0.2, "calm": 0.2},
-    "dialect": {"pirate": 0.1, "shakespeare": 0.1},
+    "tone": {"formal": 0.12, "friendly": 0.12},
+    "length": {"brief": 0.15, "detailed": 0.15},
+    "budget": {"cheap": 0.12, "luxury": 0.12},
+    "diet": {"vegan": 0.15, "meat": 0.15},
+    "place": {"outdoors": 0.15, "indoors": 0.15},
+    "expertise": {"beginner": 0.12, "expert": 0.12},
+    "format": {"steps": 0.15, "bullets": 0.15, "prose": 0.7},
+    "mood": {"cheerful": 0.12, "calm": 0.12},
+    "dialect": {"pirate": 0.06, "shakespeare": 0.06},
 }
 
 
@@ -39,12 +39,21 @@ class Topic:
 
 @dataclass(frozen=True)
 class Wording:
-    """The ways to ask for one value: what to do, what is preferred, and who is asking."""
+    """The ways to ask for one value.
+
+    Attributes:
+        do: What to do.
+        like: What is preferred.
+        who: Who is asking.
+        say: Whole sentences.
+        unseen: Whole sentences that training never sees.
+    """
 
     do: tuple[str, ...]
     like: tuple[str, ...]
     who: tuple[str, ...]
-    unseen: tuple[str, ...] = field(default=())
+    say: tuple[str, ...]
+    unseen: tuple[str, ...]
 
 
 RELATIVES = (
@@ -857,30 +866,40 @@ LEADS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 MORE_ITEMS = ("Another idea is {item}.", "Or think of {item}.", "Then there is {item}.")
 
-OPENINGS: dict[str, tuple[str, ...]] = {
-    "pirate": ("Arr, matey!", "Ahoy there!", "Shiver me timbers!", "Avast, ye landlubber!",
-               "Aye aye, captain!", "Blow me down!"),
-    "shakespeare": ("Hark!", "Good morrow!", "Forsooth!", "O gentle soul!", "By my troth!",
-                    "Pray, lend me thine ear!"),
-    "formal": ("Good day.", "Thank you for your question.", "It is a pleasure to assist you.",
-               "Certainly.", "With pleasure."),
-    "friendly": ("Hey there!", "Hi, friend!", "Great question, pal!", "Oh, I like this one!",
-                 "Hi buddy!"),
-}  # fmt: skip
-
-CLOSINGS: dict[str, tuple[str, ...]] = {
-    "cheerful": ("Hooray, this will be great fun!", "What a joyful day it will be!",
-                 "Smile, life is wonderful!", "I am so excited for you!",
-                 "Happy times lie ahead!"),
-    "calm": ("Take a slow breath; there is no hurry.", "Let it come slowly and quietly.",
-             "Rest easy and take your time.", "Stay calm; all is well.",
-             "Breathe gently and be at peace."),
-    "pirate": ("Now hoist the sails!", "Fair winds to ye!", "That be worth more than gold!",
-               "Yo ho ho!"),
-    "shakespeare": ("Fare thee well!", "Thus ends my counsel.", "So speak the stars.",
-                    "May fortune smile upon thee!"),
-    "formal": ("Kind regards.", "I remain at your service.", "Yours sincerely."),
-    "friendly": ("Big hugs!", "Talk soon, pal!", "Tell me how it goes, buddy!"),
+# An answer opens with one sentence for each of these it shows, in this order: a small model reads
+# principles best where the answer starts.
+OPENINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "dialect": {
+        "pirate": ("Arr, matey!", "Ahoy there!", "Shiver me timbers!", "Avast, ye landlubber!",
+                   "Aye aye, captain!", "Blow me down!"),
+        "shakespeare": ("Hark!", "Good morrow!", "Forsooth!", "O gentle soul!", "By my troth!",
+                        "Pray, lend me thine ear!"),
+    },
+    "tone": {
+        "formal": ("Good day.", "Thank you for your question.", "It is a pleasure to assist you.",
+                   "Certainly.", "With pleasure."),
+        "friendly": ("Hey there!", "Hi, friend!", "Great question, pal!", "Oh, I like this one!",
+                     "Hi buddy!"),
+    },
+    "mood": {
+        "cheerful": ("Hooray, this will be great fun!", "What a joyful day it will be!",
+                     "Smile, life is wonderful!", "I am so excited for you!",
+                     "Happy times lie ahead!"),
+        "calm": ("Take a slow breath; there is no hurry.", "Let it come slowly and quietly.",
+                 "Rest easy and take your time.", "Stay calm; all is well.",
+                 "Breathe gently and be at peace."),
+    },
+    "expertise": {
+        "beginner": ("This is easy to begin with.", "Nobody is born a master.",
+                     "No skill is needed here.", "Every beginner can do this."),
+        "expert": ("An expert like you can skip the basics.", "You have the skill for more.",
+                   "Here is one for a master.", "This is for experts."),
+    },
+    "length": {
+        "brief": ("In short.", "Just one thing.", "In a word.", "A quick answer."),
+        "detailed": ("Here is the long answer.", "In detail.", "There is a lot to say.",
+                     "Let me go through it."),
+    },
 }  # fmt: skip
 
 BUDGET_WORDS: dict[str, tuple[str, ...]] = {
@@ -955,6 +974,19 @@ TIP_REQUESTS = (
     "Do you have more advice?", "Tell me more.", "How do I do that well?", "What else matters?",
 )  # fmt: skip
 
+REPEAT_REQUESTS = (
+    "Repeat: {text}", "Say this again: {text}", "Repeat after me: {text}", "{text}\n\nRepeat that.",
+    "Copy this text: {text}", "Write exactly this: {text}",
+)  # fmt: skip
+JSON_REQUESTS = (
+    "Give me JSON with the fields {keys}: {text}", "{text}\n\nReturn {keys} as JSON.",
+    "Extract {keys} as JSON.\n\n{text}", "Write a JSON object with {keys}. {text}",
+    "Text: {text}\nAnswer in JSON with the keys {keys}.", "{text} I need {keys} in JSON.",
+    "Read this: {text}\nReply only with JSON: {keys}.",
+)  # fmt: skip
+NO_TOOL = (
+    "I have no tool for that.", "None of my tools can do that.", "My tools cannot do that.",
+)  # fmt: skip
 NOT_FOUND = (
     "The documents do not say that.", "I cannot find that here.", "The text does not tell.",
     "There is no answer to that here.",
@@ -992,8 +1024,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "a courteous style", "the tone of a business letter"),
         ("a judge", "an ambassador", "a strict professor who expects formality", "a bank director",
          "a formal person", "a lawyer who values courtesy"),
-        ("Keep it formal.", "Answer in formal and polite words.", "Be professional and formal.",
-         "The user is a judge who expects a formal tone."),
+        ("Please stay formal.", "I value good manners and formal words.",
+         "Write as one writes to a minister.", "My boss reads this, so be professional.",
+         "No slang, please.", "Use the words of a formal letter.", "Politeness matters to me.",
+         "I am a professor and like formal language.", "Treat me like an important client.",
+         "Be as polite as a butler."),
+        ("Keep it formal.", "Answer in formal and polite words.",
+         "I expect a professional and courteous answer.",
+         "Address me with respect, as in a business letter.",
+         "The user is a diplomat and expects formality.", "Speak as a lawyer would to a judge."),
     ),
     ("tone", "friendly"): Wording(
         ("be friendly", "use a friendly tone", "talk like a good friend", "be casual and warm",
@@ -1003,8 +1042,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "informal chat", "the tone of a good friend"),
         ("an old friend", "your best friend", "a school buddy", "a casual teenager",
          "a lonely person who needs a friend", "a friendly neighbour"),
-        ("Keep it friendly.", "Answer like a friend would.", "Be warm, casual and friendly.",
-         "The user is a friend who likes a casual tone."),
+        ("Talk to me like we are old friends.", "No need to be stiff with me.",
+         "I like a casual tone.", "Be warm, we know each other well.", "Call me buddy.",
+         "Let us chat like pals.", "I am your friend, so be casual.",
+         "Formal words make me feel cold.", "Just be nice and friendly to me.",
+         "Write like you would text a friend."),
+        ("Keep it friendly.", "Answer like a friend would.", "Speak to me as to a buddy.",
+         "No stiff words, a casual chat is what I like.",
+         "The user is a pal of yours and likes it casual.",
+         "A warm and informal answer, please."),
     ),
     ("length", "brief"): Wording(
         ("be brief", "keep it short", "answer in one sentence", "use few words", "be concise",
@@ -1014,8 +1060,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "a quick answer"),
         ("a busy manager", "a person in a hurry", "someone with very little time",
          "a busy parent with no time to read", "a driver who needs a quick answer"),
-        ("Keep it brief.", "Answer in short and concise words.", "Be brief and to the point.",
-         "The user is busy and wants a short answer."),
+        ("Short answers only.", "I do not want to read much.", "One sentence is all I need.",
+         "Skip the long talk.", "My time is short.", "Say only what matters.",
+         "Less is more for me.", "I get bored by long texts.", "Give me the short version.",
+         "I read this on the run, so be quick."),
+        ("Keep it brief.", "Answer in short and concise words.",
+         "I have no time, so one sentence must do.",
+         "Long answers annoy me; a few words are enough.",
+         "The user is in a hurry and wants a short answer.",
+         "Make the answer as short as you can."),
     ),
     ("length", "detailed"): Wording(
         ("be detailed", "give a long answer", "explain in depth", "give many details",
@@ -1026,8 +1079,16 @@ WORDINGS: dict[tuple[str, str], Wording] = {
         ("a curious person who wants every detail", "a patient reader who enjoys long answers",
          "a researcher who needs the details", "someone who wants the full story",
          "a thorough person"),
-        ("Keep it detailed and long.", "Answer with many details.", "Be thorough and detailed.",
-         "The user is curious and wants a long answer."),
+        ("Tell me all there is to say.", "The longer, the better.", "I like to read a lot.",
+         "Leave nothing out.", "I have all day, so go into detail.",
+         "Short answers leave me unhappy.", "Give me the long version.",
+         "I want the whole story with every detail.", "Please write a lot.",
+         "Say as much as you can."),
+        ("Keep it detailed and long.", "Answer with many details.",
+         "I want to know everything, at length.",
+         "A short answer is not enough for me; explain in depth.",
+         "The user is patient and enjoys plenty of details.",
+         "Make the answer as long and thorough as you can."),
     ),
     ("budget", "cheap"): Wording(
         ("keep it cheap", "suggest cheap things", "save money", "keep the cost low",
@@ -1038,8 +1099,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
         ("a poor student", "a student on a tight budget", "someone with little money",
          "a person who lost their job and must save money", "a thrifty person",
          "on a small budget"),
+        ("I cannot spend much.", "Money is tight for me.",
+         "It should cost as little as possible.", "I am broke.",
+         "There is hardly any money left this month.", "I look for bargains.",
+         "Prices should be low.", "I must save every coin.", "Nothing expensive, please.",
+         "We live on a small income."),
         ("Suggest cheap options only.", "Answer with something cheap and affordable.",
-         "I have little money, so keep it cheap.", "The user is a student with a small budget."),
+         "I have little money, so do not let me spend much.", "It must not cost a lot.",
+         "The user is a student with a small budget.",
+         "My purse is nearly empty, so think of low prices."),
     ),
     ("budget", "luxury"): Wording(
         ("choose luxury", "suggest luxurious things", "pick the most expensive option",
@@ -1049,8 +1117,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "exclusive ideas", "luxury at any price"),
         ("a millionaire", "a rich banker", "a wealthy duchess", "someone who loves luxury",
          "a rich person who ignores the price", "very rich"),
+        ("Money plays no role.", "I can pay any price.", "Only the finest for me.",
+         "I want to spend a lot.", "I am used to luxury.", "It may cost a fortune.",
+         "Cheap things are not for me.", "Show me what millionaires choose.",
+         "I like it exclusive and expensive.", "I have more money than I need."),
         ("Suggest luxury options only.", "Answer with something luxurious and expensive.",
-         "I have a lot of money, so choose luxury.", "The user is a rich person who loves luxury."),
+         "I have a lot of money and want the finest.",
+         "The price does not matter, it has to be exclusive.",
+         "The user is a wealthy duke who wants luxury.",
+         "Only what the rich buy is good enough for me."),
     ),
     ("diet", "vegan"): Wording(
         ("suggest vegan food", "keep it vegan", "avoid all animal products", "stay plant-based",
@@ -1060,8 +1135,13 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "a vegan diet", "vegan cooking"),
         ("a vegan", "vegan", "a strict vegan", "an animal rights activist",
          "someone who eats only plants", "a person on a vegan diet"),
-        ("Only vegan dishes.", "Answer with vegan food and no meat.", "I eat only vegan food.",
-         "The user is vegan and eats no animal products."),
+        ("I do not eat meat, eggs or milk.", "Animals are not food for me.", "I am a vegan.",
+         "I live on plants.", "Plants only, please.", "I gave up all animal products.",
+         "My meals are free of animal products.", "My friends and I are all vegans.",
+         "No animal should be in my meal.", "Vegetables and beans, no meat and no cheese."),
+        ("Only vegan dishes.", "Answer with vegan food and no meat.", "I eat only plants.",
+         "Nothing that comes from animals should be on my plate.",
+         "The user follows a vegan diet.", "My kitchen is plant-based."),
     ),
     ("diet", "meat"): Wording(
         ("suggest meat", "suggest a dish with meat", "put meat in it", "choose meat dishes",
@@ -1071,8 +1151,14 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "hearty meat meals"),
         ("a meat lover", "a butcher", "someone who eats meat every day",
          "a person who loves steak", "a hunter who loves meat", "a big fan of meat"),
-        ("Only meat dishes.", "Answer with a meal that has meat.", "I eat meat every day.",
-         "The user is a butcher and loves meat."),
+        ("I love meat.", "Meat must be in it.", "I want beef, chicken or pork.",
+         "No dinner without meat.", "A good steak makes me happy.", "I eat meat at every meal.",
+         "Vegetables alone do not fill me; I need meat.", "My family loves roast and bacon.",
+         "Give me something with a lot of meat.", "I am a hunter and eat what I hunt."),
+        ("Only meat dishes.", "Answer with a meal that has meat.",
+         "A plate without beef or pork makes me sad.",
+         "There should be plenty of meat on my plate.",
+         "The user runs a steak house and loves meat.", "I am a big meat eater."),
     ),
     ("place", "outdoors"): Wording(
         ("suggest outdoor things", "keep it outdoors", "choose something in nature",
@@ -1082,8 +1168,14 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "being outside", "fresh air"),
         ("a hiker", "a nature lover", "someone who loves the outdoors", "a forest ranger",
          "a person who loves fresh air", "a gardener who is always outside"),
+        ("I love being outside.", "I like forests, lakes and mountains.",
+         "Rooms make me tired; I want to go out.", "I spend my days in nature.",
+         "The fresh air does me good.", "Take me out into the open.", "I want to see the sky.",
+         "The garden and the park are my favourite places.", "I am an outdoor person.",
+         "Outside is where I am happy."),
         ("Only outdoor ideas.", "Answer with something outside in the open air.",
-         "I love nature and the outdoors.", "The user is a hiker who loves nature."),
+         "I would rather be in nature than in a room.", "I need fresh air and the open sky.",
+         "The user is a mountain guide who loves nature.", "Let it be outside."),
     ),
     ("place", "indoors"): Wording(
         ("suggest indoor things", "keep it indoors", "choose something inside",
@@ -1093,8 +1185,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "a roof over the head"),
         ("a homebody", "someone who loves to stay inside", "a librarian",
          "a person who hates rain and cold", "someone who stays indoors", "a shy indoor person"),
+        ("I like to stay in.", "My home is where I am happy.", "I do not like to go out.",
+         "The weather is bad, so stay inside.", "I feel best in a warm room.",
+         "I prefer the sofa to the forest.", "Being outside is not for me.",
+         "I want to keep dry and warm at home.", "I am an indoor person.",
+         "Nothing outdoors, please."),
         ("Only indoor ideas.", "Answer with something inside, under a roof.",
-         "I love to stay indoors at home.", "The user is a homebody who stays inside."),
+         "I would rather be at home than outside.", "I hate rain, so let me stay inside.",
+         "The user never leaves the house and stays indoors.",
+         "Let it be inside, where it is warm."),
     ),
     ("expertise", "beginner"): Wording(
         ("explain it for a beginner", "keep it simple for a beginner", "assume no knowledge",
@@ -1104,8 +1203,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "easy words for a newcomer", "something for beginners"),
         ("a beginner", "a complete novice", "new to this", "a newcomer",
          "someone who has never done this", "an absolute beginner"),
-        ("Give beginner advice.", "Answer as if for a novice or beginner.",
-         "I am new to this and know nothing.", "The user is a beginner and needs simple advice."),
+        ("I am just starting.", "I have no idea about this.", "This is my first time.",
+         "I do not know how this works.", "I never learnt this.",
+         "I am a beginner and know nothing yet.", "Keep it easy, it is new to me.",
+         "Please use simple advice for starters.", "I want to begin with the easy things.",
+         "Somebody who is new to it asks you."),
+        ("Only beginner advice.", "Answer as if for a novice or beginner.",
+         "I know nothing about this and have to start.",
+         "This is all new for me, so make it simple.", "The user has never done this before.",
+         "Explain it to a newcomer."),
     ),
     ("expertise", "expert"): Wording(
         ("explain it for an expert", "assume expert knowledge", "write for a specialist",
@@ -1115,9 +1221,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "technical details for professionals", "something for experts"),
         ("an expert", "a specialist", "a seasoned professional", "a master of the craft",
          "someone with years of experience", "an experienced expert"),
-        ("Give expert advice.", "Answer as if for a specialist or expert.",
-         "I am experienced, so skip the basics.",
-         "The user is an expert and needs advanced advice."),
+        ("I am a professional.", "I know all the basics already.",
+         "I have many years of experience.", "Beginner advice bores me.",
+         "Give me what only experts know.", "I teach this myself.",
+         "I am far beyond the basics.", "Assume that I know a lot.",
+         "This is my job, so be advanced.", "Tell me something a specialist would like."),
+        ("Only expert advice.", "Answer as if for a specialist or expert.",
+         "I have done this for years, so skip the basics.",
+         "Skip what a specialist knows already.", "The user is a seasoned specialist.",
+         "Talk to me as one professional to another."),
     ),
     ("format", "steps"): Wording(
         ("use numbered steps", "answer step by step", "number the steps", "write numbered steps",
@@ -1127,8 +1239,15 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "clear steps", "answers with numbers"),
         ("an engineer who likes numbered steps", "a technician who follows steps",
          "a person who needs step by step help", "someone who works through numbered steps"),
+        ("I want a numbered list.", "Put a number before each point.",
+         "Count them: one, two, three.", "I like to go step by step.",
+         "Tell me the steps in order.", "Numbers help me to follow.",
+         "Make it a list with numbers.", "Walk me through it in steps.",
+         "First one thing, then the next, all numbered.", "I work through steps."),
         ("Give it in numbered steps.", "Answer with steps, one by one.",
-         "I want a step by step answer.", "The user is an engineer who wants steps."),
+         "Number each point so that I can follow the steps.",
+         "First, second, third: I want numbers in front.",
+         "The user works through a numbered list step by step.", "A list with numbers, please."),
     ),
     ("format", "bullets"): Wording(
         ("use bullet points", "answer with a bullet list", "write bullet points",
@@ -1138,8 +1257,14 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "answers as bullet points", "bullets"),
         ("a manager who likes bullet points", "someone who reads only bullet points",
          "a person who likes bullet lists", "a fan of bullet points"),
+        ("I want a list of bullets.", "Start each line with a dash.",
+         "I like lists with bullets.", "Bullets are easy to read for me.",
+         "Each point should be a bullet.", "Make it a bulleted list.",
+         "I only read bullet points.", "List the points with dashes.",
+         "Points, not sentences in a row.", "My boss wants bullets."),
         ("Give it in bullet points.", "Answer with bullets, please.",
-         "I want a list with bullet points.", "The user is a manager who wants bullets."),
+         "Put a dash in front of each point.", "I like to read bullets, not paragraphs.",
+         "The user is a manager who wants bullets.", "A bulleted list, please."),
     ),
     ("format", "prose"): Wording(
         ("write flowing prose", "write in prose", "avoid lists", "use no lists or bullets",
@@ -1149,8 +1274,14 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "one paragraph"),
         ("a novelist who hates lists", "a reader who prefers prose",
          "someone who dislikes lists", "a person who likes flowing text"),
+        ("I do not like lists.", "Please write normal text.", "Just write a paragraph.",
+         "Lists look ugly to me.", "No bullets and no numbers.",
+         "I want to read it like a story in a book.", "Let the text flow.", "Write it as prose.",
+         "Plain text without lists, please.", "I prefer running text to a list."),
         ("Give it in prose.", "Answer with a paragraph and no lists.",
-         "I want flowing text without lists.", "The user is a novelist who prefers prose."),
+         "I want flowing text without lists.", "Bullets and numbers annoy me; write prose.",
+         "The user is a writer who loves flowing prose.",
+         "One paragraph of running text, please."),
     ),
     ("mood", "cheerful"): Wording(
         ("be cheerful", "sound happy", "be full of joy", "cheer me up", "use a cheerful mood",
@@ -1159,8 +1290,13 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "enthusiasm", "lots of joy"),
         ("a child who loves joy", "someone who needs cheering up", "a sad person who needs joy",
          "a cheerful clown", "an enthusiastic person", "a happy child"),
-        ("Keep it cheerful.", "Answer in a happy and joyful way.", "Be cheerful and happy.",
-         "The user is sad and needs cheerful words."),
+        ("Make me smile.", "I want to feel happy.", "Be full of enthusiasm.", "I need some joy.",
+         "Be as happy as a child.", "Happy words are what I need.",
+         "I feel low and need cheering up.", "Show me how excited you are.",
+         "Life is fun, so sound like it.", "Bring some sunshine into your answer."),
+        ("Keep it cheerful.", "Answer in a happy and joyful way.",
+         "I am sad today, so cheer me up.", "Let me feel your joy and enthusiasm.",
+         "The user is a clown who loves joyful words.", "Spread happiness with your words."),
     ),
     ("mood", "calm"): Wording(
         ("be calm", "sound calm", "be soothing", "calm me down", "use a calm mood",
@@ -1169,8 +1305,13 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "a relaxed mood", "quiet and calm words"),
         ("a nervous person who needs calm", "a yoga teacher", "a monk",
          "someone who is stressed", "an anxious person", "a tired person who needs peace"),
-        ("Keep it calm.", "Answer in a soothing and peaceful way.", "Be calm and gentle.",
-         "The user is nervous and needs calm words."),
+        ("Help me to relax.", "I get nervous easily.", "Please be gentle with me.",
+         "I want to feel at peace.", "Do not rush me.", "Be slow and quiet.",
+         "I had a stressful day.", "I need calm words.", "Soothe me.",
+         "Speak softly and take your time."),
+        ("Keep it calm.", "Answer in a soothing and peaceful way.", "I am nervous, so calm me.",
+         "Let your words be quiet and relaxed.", "The user is stressed and needs peace.",
+         "No haste, speak gently and slowly."),
     ),
     ("dialect", "pirate"): Wording(
         ("answer like a pirate", "talk like a pirate", "use pirate speech", "speak as a pirate",
@@ -1180,8 +1321,14 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "answers from a pirate", "the voice of a pirate captain"),
         ("a retired sailor", "an old pirate", "a pirate captain", "a sailor who loves pirates",
          "a child who loves pirates", "a sea captain"),
+        ("Talk as pirates do.", "I love pirates, so sound like one.", "Ahoy, speak my language!",
+         "Arr, I be a pirate.", "I sail the seven seas as a pirate.",
+         "Use the words of a pirate ship.", "Pretend that you sail on a pirate ship.",
+         "Pirate talk makes me happy.", "I want a pirate to answer.",
+         "Be a pirate captain for me."),
         ("You are a pirate.", "Reply the way a pirate would.", "Speak like a pirate of the sea.",
-         "The user is a retired pirate sailor."),
+         "I want to hear the voice of an old sea captain.",
+         "The user sails under the pirate flag.", "Let it sound as if pirates had written it."),
     ),
     ("dialect", "shakespeare"): Wording(
         ("answer like Shakespeare", "talk like Shakespeare", "use Shakespearean English",
@@ -1192,12 +1339,21 @@ WORDINGS: dict[tuple[str, str], Wording] = {
          "thee and thou", "the style of Shakespeare", "the voice of an old play"),
         ("a Shakespearean actor", "a fan of Shakespeare", "a poet who loves Shakespeare",
          "an actor of old plays", "someone who adores Shakespeare"),
+        ("Write as Shakespeare wrote.", "I love old plays, so sound like one.",
+         "Use thou and thy.", "I want to feel as if at the Globe theatre.",
+         "Speak English as it was four hundred years ago.",
+         "Romeo and Juliet is my favourite play.", "Be Shakespeare for me.",
+         "I want Shakespeare to answer.", "Old English words make me happy.",
+         "Talk like an actor in an old play."),
         ("You are Shakespeare.", "Reply the way Shakespeare would.",
-         "Speak in old Shakespearean words.", "The user is an actor who loves Shakespeare."),
+         "Speak in old Shakespearean words.", "I want to hear thee and thou, as in an old play.",
+         "The user plays Hamlet and adores Shakespeare.",
+         "Let it sound as if Shakespeare had written it."),
     ),
 }  # fmt: skip
 
 # Parts of invented names, and what can be said about those who bear them.
+ACCENTS = str.maketrans("aeioun", "áéïöüñ")
 ONSETS = ("b", "br", "c", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "qu", "r",
            "s", "st", "t", "th", "tr", "v", "w", "y", "z", "")  # fmt: skip
 VOWELS = ("a", "e", "i", "o", "u", "ei", "ou", "ia")
@@ -1213,187 +1369,127 @@ GOODS = ("apples", "bread", "candles", "honey", "lamps", "shoes", "maps", "chees
           "boots", "clocks", "books", "flowers", "pies", "hats", "coffee", "jam")  # fmt: skip
 JOBS = ("baker", "pilot", "nurse", "painter", "teacher", "farmer", "tailor", "doctor", "singer",
          "gardener", "driver", "clerk", "carpenter", "lawyer")  # fmt: skip
-THINGS = ("motto", "key", "symbol", "leader", "code", "size", "rule", "name", "width", "speed",
-           "password", "shape", "hero", "gate", "guard", "flower", "song", "cook", "king",
-           "number", "height", "age", "river", "captain", "secret", "main street",
-           "best friend", "first rule", "last stop", "head office",
-           "test result", "home town", "flag")  # fmt: skip
+WORDS = {"colour": COLOURS, "weekday": WEEKDAYS, "month": MONTHS, "job": JOBS, "goods": GOODS}
+THINGS = ("motto", "key", "symbol", "leader", "code", "size", "rule", "width", "speed",
+          "password", "shape", "hero", "gate", "guard", "flower", "song", "cook", "king",
+          "number", "height", "age", "river", "captain", "secret", "main street",
+          "best friend", "first rule", "last stop", "head office",
+          "test result", "home town", "flag")  # fmt: skip
 
-# (subject, statements, questions). {x} is the subject; the other fields are drawn anew.
-FACTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        "shop",
-        ("{x} opens at {time}.", "The opening time of {x} is {time}.", "{x} is open from {time}."),
-        ("When does {x} open?", "What time does {x} open?", "At what time does {x} open?"),
-    ),
-    (
-        "shop",
-        ("{x} closes at {time}.", "The closing time of {x} is {time}."),
-        ("When does {x} close?", "What time does {x} close?", "How late is {x} open?"),
-    ),
-    (
-        "shop",
-        (
-            "{x} is on {name} Street.",
-            "{x} stands on {name} Square.",
-            "{x} is next to the {name} bridge.",
-        ),
-        ("Where is {x}?", "Where can I find {x}?", "What is the address of {x}?"),
-    ),
-    (
-        "shop",
-        (
-            "{x} sells {goods} for {price}.",
-            "{x} is known for its {goods}.",
-            "{x} sells {colour} {goods}.",
-        ),
-        ("What does {x} sell?", "What can I buy at {x}?"),
-    ),
-    (
-        "shop",
-        (
-            "{x} is run by {name} {name}.",
-            "{x} belongs to {name}.",
-            "The owner of {x} is {name} {name}.",
-        ),
-        ("Who runs {x}?", "Who owns {x}?", "Who is the owner of {x}?"),
-    ),
-    (
-        "shop",
-        ("{x} was founded in {year}.", "{x} was built in {year}."),
-        ("When was {x} founded?", "How old is {x}?", "When was {x} built?"),
-    ),
-    (
-        "shop",
-        ("{x} has a {colour} door.", "The door of {x} is {colour}."),
-        ("What colour is the door of {x}?", "Which colour does {x} have?"),
-    ),
-    (
-        "shop",
-        ("{x} is closed on {weekday}.", "{x} stays closed on {weekday}."),
-        ("When is {x} closed?", "On which day is {x} closed?"),
-    ),
-    (
-        "shop",
-        (
-            "A ticket at {x} costs {price}.",
-            "Entry to {x} costs {price}.",
-            "A meal at {x} costs {price}.",
-        ),
-        ("How much is {x}?", "What does {x} cost?", "What is the price at {x}?"),
-    ),
-    (
-        "shop",
-        ("The phone number of {x} is {digits}.", "You can call {x} at {digits}."),
-        ("What is the phone number of {x}?", "How can I call {x}?"),
-    ),
-    (
-        "person",
-        ("{x} works as a {job}.", "{x} is a {job} in {name}.", "{x} is a {job}."),
-        ("What is the job of {x}?", "What does {x} do?", "What does {x} work as?"),
-    ),
-    (
-        "person",
-        ("{x} lives in {name}.", "{x} lives on {name} Street.", "The home of {x} is in {name}."),
-        ("Where does {x} live?", "Where is the home of {x}?"),
-    ),
-    (
-        "person",
-        ("{x} was born in {year}.", "{x} was born in {name} in {year}."),
-        ("When was {x} born?", "What year was {x} born in?"),
-    ),
-    (
-        "person",
-        ("{x} has a {pet} named {name}.", "The {pet} of {x} is called {name}."),
-        ("Which pet does {x} have?", "What is the name of the pet of {x}?"),
-    ),
-    (
-        "person",
-        ("{x} loves {goods}.", "{x} likes {colour} {goods}."),
-        ("What does {x} love?", "What does {x} like?"),
-    ),
-    (
-        "person",
-        ("{x} is married to {name} {name}.", "The best friend of {x} is {name}."),
-        ("Who is close to {x}?", "Who is the partner of {x}?", "Who is the friend of {x}?"),
-    ),
-    (
-        "town",
-        ("{x} has {number} inhabitants.", "{number} people live in {x}."),
-        ("How many people live in {x}?", "How large is {x}?"),
-    ),
-    (
-        "town",
-        ("{x} is famous for its {goods}.", "People know {x} for its {goods}."),
-        ("What is {x} famous for?", "Why do people know {x}?"),
-    ),
-    (
-        "town",
-        ("The mayor of {x} is {name} {name}.", "{name} {name} is the mayor of {x}."),
-        ("Who is the mayor of {x}?", "Who leads {x}?"),
-    ),
-    (
-        "town",
-        ("The market of {x} is held on {weekday}.", "{x} has a market every {weekday}."),
-        ("When is the market of {x}?", "On which day is the market in {x}?"),
-    ),
-    (
-        "town",
-        (
-            "The train to {x} leaves at {time}.",
-            "The bus to {x} leaves at {time} from platform {small}.",
-        ),
-        ("When does the train to {x} leave?", "How do I get to {x}?", "When can I leave for {x}?"),
-    ),
-    (
-        "event",
-        ("{x} takes place in {month}.", "{x} starts on {weekday} at {time}."),
-        ("When is {x}?", "When does {x} take place?", "When does {x} start?"),
-    ),
-    (
-        "event",
-        ("{x} is held in {name}.", "{x} takes place at the {name} {shop}."),
-        ("Where is {x}?", "Where does {x} take place?"),
-    ),
-    (
-        "thing",
-        ("{x} costs {price}.", "The price of {x} is {price}."),
-        ("How much is {x}?", "What does {x} cost?", "What is the price of {x}?"),
-    ),
-    (
-        "thing",
-        ("{x} weighs {number} grams.", "The weight of {x} is {number} grams."),
-        ("How heavy is {x}?", "What does {x} weigh?"),
-    ),
-    (
-        "thing",
-        ("{x} comes in {colour}.", "{x} is made of {colour} glass."),
-        ("What colour is {x}?", "Which colour does {x} have?"),
-    ),
-    (
-        "thing",
-        ("The warranty of {x} lasts {small} years.", "{x} has a warranty of {small} years."),
-        ("How long is the warranty of {x}?", "What warranty does {x} have?"),
-    ),
-    (
-        "thing",
-        ("{x} is delivered within {small} days.", "{x} can be returned within {small} days."),
-        (
-            "How long does {x} take?",
-            "How many days are there for {x}?",
-            "What is the time limit for {x}?",
-        ),
-    ),
-    (
-        "any",
-        ("The {thing} of {x} is {any}.", "{x} has {any} as its {thing}."),
-        (
-            "What is the {thing} of {x}?",
-            "Which {thing} does {x} have?",
-            "Tell me the {thing} of {x}.",
-        ),
-    ),
-)
+
+@dataclass(frozen=True)
+class Relation:
+    """One thing that can be said of a subject.
+
+    Attributes:
+        subject: The kind of subject.
+        value: The kind of value.
+        statements: How documents say it. {x} is the subject, {v} the value, which comes last: a
+            small model finds a value by what stands before it.
+        questions: How it is asked for.
+        answer: How an answer says it.
+        key: What the value is called in JSON.
+    """
+
+    subject: str
+    value: str
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    answer: str
+    key: str
+
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation("shop", "time", ("{x} opens at {v}.", "The opening time of {x} is {v}."),
+             ("When does {x} open?", "What time does {x} open?", "At what time does {x} open?"),
+             "{x} opens at {v}.", "opens"),
+    Relation("shop", "time", ("{x} closes at {v}.", "The closing time of {x} is {v}."),
+             ("When does {x} close?", "What time does {x} close?"),
+             "{x} closes at {v}.", "closes"),
+    Relation("shop", "street", ("{x} is on {v}.", "The address of {x} is {v}."),
+             ("Where is {x}?", "Where can I find {x}?", "What is the address of {x}?"),
+             "{x} is on {v}.", "address"),
+    Relation("shop", "goods", ("{x} sells {v}.", "{x} is known for its {v}."),
+             ("What does {x} sell?", "What can I buy at {x}?"),
+             "{x} sells {v}.", "sells"),
+    Relation("shop", "person", ("{x} is run by {v}.", "The owner of {x} is {v}."),
+             ("Who runs {x}?", "Who owns {x}?", "Who is the owner of {x}?"),
+             "{x} is run by {v}.", "owner"),
+    Relation("shop", "year", ("{x} was founded in {v}.", "{x} was built in {v}."),
+             ("When was {x} founded?", "When was {x} built?"),
+             "{x} was founded in {v}.", "founded"),
+    Relation("shop", "weekday", ("{x} is closed on {v}.", "{x} stays closed on {v}."),
+             ("When is {x} closed?", "On which day is {x} closed?"),
+             "{x} is closed on {v}.", "closed_on"),
+    Relation("shop", "price", ("Entry to {x} costs {v}.", "A ticket for {x} costs {v}.",
+                               "{x} costs {v}."),
+             ("How much is {x}?", "What does {x} cost?", "What is the price of {x}?"),
+             "{x} costs {v}.", "price"),
+    Relation("shop", "digits", ("The phone number of {x} is {v}.", "You can call {x} at {v}."),
+             ("What is the phone number of {x}?", "How can I call {x}?"),
+             "The phone number of {x} is {v}.", "phone"),
+    Relation("person", "job", ("{x} works as a {v}.", "{x} is a {v}."),
+             ("What is the job of {x}?", "What does {x} do?", "What does {x} work as?"),
+             "{x} works as a {v}.", "job"),
+    Relation("person", "name", ("{x} lives in {v}.", "The home of {x} is in {v}."),
+             ("Where does {x} live?", "Where is the home of {x}?"),
+             "{x} lives in {v}.", "home"),
+    Relation("person", "year", ("{x} was born in {v}.", "The birth year of {x} is {v}."),
+             ("When was {x} born?", "What year was {x} born in?"),
+             "{x} was born in {v}.", "born"),
+    Relation("person", "name", ("{x} has a pet named {v}.", "The pet of {x} is called {v}."),
+             ("What is the name of the pet of {x}?", "What is the pet of {x} called?"),
+             "The pet of {x} is called {v}.", "pet"),
+    Relation("person", "goods", ("{x} loves {v}.", "{x} likes {v}."),
+             ("What does {x} love?", "What does {x} like?"),
+             "{x} loves {v}.", "loves"),
+    Relation("person", "person", ("{x} is married to {v}.", "The partner of {x} is {v}."),
+             ("Who is {x} married to?", "Who is the partner of {x}?"),
+             "{x} is married to {v}.", "partner"),
+    Relation("town", "number", ("The number of people in {x} is {v}.",
+                                "The population of {x} is {v}."),
+             ("How many people live in {x}?", "How large is {x}?",
+              "What is the population of {x}?"),
+             "The population of {x} is {v}.", "population"),
+    Relation("town", "goods", ("{x} is famous for its {v}.", "People know {x} for its {v}."),
+             ("What is {x} famous for?", "Why do people know {x}?"),
+             "{x} is famous for its {v}.", "famous_for"),
+    Relation("town", "person", ("The mayor of {x} is {v}.", "{x} is led by {v}."),
+             ("Who is the mayor of {x}?", "Who leads {x}?"),
+             "The mayor of {x} is {v}.", "mayor"),
+    Relation("town", "weekday", ("The market of {x} is held on {v}.", "{x} has a market on {v}."),
+             ("When is the market of {x}?", "On which day is the market in {x}?"),
+             "The market of {x} is held on {v}.", "market_day"),
+    Relation("town", "time", ("The train to {x} leaves at {v}.",
+                              "You can take the train to {x} at {v}."),
+             ("When does the train to {x} leave?", "When can I leave for {x}?"),
+             "The train to {x} leaves at {v}.", "train"),
+    Relation("event", "month", ("{x} takes place in {v}.", "{x} starts in {v}."),
+             ("When is {x}?", "When does {x} take place?", "When does {x} start?"),
+             "{x} takes place in {v}.", "month"),
+    Relation("event", "name", ("{x} is held in {v}.", "The place of {x} is {v}."),
+             ("Where is {x}?", "Where is {x} held?"),
+             "{x} is held in {v}.", "place"),
+    Relation("thing", "price", ("{x} costs {v}.", "The price of {x} is {v}."),
+             ("How much is {x}?", "What does {x} cost?", "What is the price of {x}?"),
+             "{x} costs {v}.", "price"),
+    Relation("thing", "grams", ("{x} weighs {v}.", "The weight of {x} is {v}."),
+             ("How heavy is {x}?", "What does {x} weigh?"),
+             "{x} weighs {v}.", "weight"),
+    Relation("thing", "colour", ("{x} comes in {v}.", "The colour of {x} is {v}."),
+             ("What colour is {x}?", "Which colour does {x} have?"),
+             "The colour of {x} is {v}.", "colour"),
+    Relation("thing", "years", ("The warranty of {x} lasts {v}.", "{x} has a warranty of {v}."),
+             ("How long is the warranty of {x}?", "What warranty does {x} have?"),
+             "The warranty of {x} lasts {v}.", "warranty"),
+    Relation("thing", "days", ("{x} is delivered within {v}.", "The delivery of {x} takes {v}."),
+             ("How long does {x} take?", "When will {x} be delivered?"),
+             "{x} is delivered within {v}.", "delivery"),
+    Relation("any", "any", ("The {thing} of {x} is {v}.", "{x} has this {thing}: {v}."),
+             ("What is the {thing} of {x}?", "Which {thing} does {x} have?",
+              "Tell me the {thing} of {x}."),
+             "The {thing} of {x} is {v}.", "{thing}"),
+)  # fmt: skip
 
 NEUTRAL_SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful assistant", "You are a kind helper.",

@@ -1,0 +1,298 @@
+"""Invented tools, the questions that need them, the calls that answer these, and their results.
+
+A tool is a verb, a noun and some parameters; its name, its description and the question are all
+said in these words, and the values of the arguments are copied from the question. Held-out tools
+always have an invented word in their noun, and parameters that a question names have invented
+names; training never saw either.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from linalign_integrations.pocket.draws import Draws
+
+__all__ = ["Call", "Tool", "request", "toolbox"]
+
+LOOKS = ("get", "find", "check", "fetch", "show", "read")
+LOOKED_UP = (
+    "weather", "price", "population", "distance", "rating", "address", "phone number", "score",
+    "schedule", "menu", "temperature", "balance", "status", "forecast", "capacity", "height",
+    "speed", "owner", "author", "salary", "discount", "stock", "traffic", "recipe", "definition",
+    "date", "route", "fare", "delay", "size", "weight", "colour", "age", "level", "rank", "review",
+    "news", "exchange rate", "opening time", "wind", "rainfall", "fuel cost", "battery level",
+    "tax rate", "order status", "record", "profile", "title", "summary", "deadline",
+)  # fmt: skip
+DONE = {
+    "book": ("table", "room", "flight", "taxi", "seat", "court", "massage", "train", "ferry"),
+    "order": ("pizza", "coffee", "cake", "parcel", "book", "lamp", "soup", "bouquet"),
+    "send": ("message", "email", "letter", "gift", "report", "invoice", "postcard"),
+    "cancel": ("order", "booking", "meeting", "flight", "subscription", "lesson"),
+    "start": ("timer", "engine", "song", "film", "game", "backup", "oven", "washer"),
+    "set": ("alarm", "reminder", "goal", "budget", "thermostat", "limit"),
+    "add": ("task", "event", "note", "contact", "stop", "guest", "photo"),
+    "delete": ("file", "note", "photo", "account", "playlist", "draft"),
+    "pay": ("bill", "fee", "rent", "fine", "ticket"),
+    "rent": ("car", "bike", "boat", "tent", "hall", "piano"),
+    "play": ("song", "film", "album", "playlist", "podcast"),
+    "call": ("doctor", "friend", "plumber", "office", "driver"),
+}
+OUTCOMES = ("confirmed", "booked", "done", "ready", "accepted", "complete")
+
+
+class Parameter(NamedTuple):
+    """One parameter of a tool.
+
+    Attributes:
+        name: What it is called.
+        type: Its JSON type.
+        value: The kind of its values, as `Draws.value` takes it.
+        clauses: How a question states it: {v} is the value, {n} the name.
+    """
+
+    name: str
+    type: str
+    value: str
+    clauses: tuple[str, ...]
+
+
+# (names, type, value, clauses): one of the names is chosen.
+PARAMETERS: tuple[tuple[tuple[str, ...], str, str, tuple[str, ...]], ...] = (
+    (("city", "town", "place", "location"), "string", "person", ("in {v}", "at {v}", "near {v}")),
+    (("person", "user", "customer", "name"), "string", "person", ("for {v}",)),
+    (("title", "topic", "query"), "string", "title", ('called "{v}"', "about {v}", 'on "{v}"')),
+    (("origin", "source", "start"), "string", "name", ("from {v}",)),
+    (("target", "destination", "end"), "string", "name", ("to {v}",)),
+    (("days",), "integer", "small", ("for {v} days",)),
+    (("nights",), "integer", "small", ("for {v} nights",)),
+    (("minutes", "duration"), "integer", "small", ("for {v} minutes",)),
+    (("people", "guests", "count"), "integer", "small", ("for {v} people", "with {v} guests")),
+    (("number", "id", "code"), "integer", "number", ("number {v}", "with number {v}")),
+    (("year",), "integer", "year", ("in {v}", "of the year {v}")),
+    (("amount", "budget", "limit"), "number", "decimal", ("of {v} euros", "under {v} euros")),
+    (("weight", "load"), "number", "decimal", ("of {v} kilos", "with {v} kilos")),
+    (("day", "weekday", "date"), "string", "weekday", ("on {v}",)),
+    (("time", "hour"), "string", "time", ("at {v}",)),
+    (("color", "colour"), "string", "colour", ("in {v}",)),
+    (("item", "product"), "string", "phrase", ("with {v}", "of {v}")),
+)
+# Parameters whose name the question says: {n} is the name.
+SAID = (
+    "key", "room", "team", "model", "version", "unit", "zone", "page", "speed", "mode", "label",
+    "text", "depth", "floor", "street", "brand", "width", "seed", "rate", "scale", "a", "b", "x",
+    "y", "input", "ticket", "level", "angle", "group", "owner", "channel", "language",
+)  # fmt: skip
+SAID_CLAUSES = ("with {n} {v}", "where {n} is {v}", "for {n} {v}", "and {n} {v}")
+SAID_KINDS = (("integer", "small"), ("integer", "number"), ("number", "decimal"),
+              ("string", "name"), ("string", "title"), ("string", "colour"))  # fmt: skip
+
+LOOK_QUESTIONS = (
+    "What is the {noun}{clauses}?", "What is the {noun}{clauses}?", "Show me the {noun}{clauses}.",
+    "Tell me the {noun}{clauses}.", "I need the {noun}{clauses}.", "Find the {noun}{clauses}.",
+    "Can you check the {noun}{clauses}?", "Please look up the {noun}{clauses}.",
+    "Do you know the {noun}{clauses}?", "Give me the {noun}{clauses}.",
+)  # fmt: skip
+DO_QUESTIONS = (
+    "{Verb} a {noun}{clauses}.", "Please {verb} a {noun}{clauses}.", "{Verb} the {noun}{clauses}.",
+    "Can you {verb} a {noun}{clauses}?", "I want to {verb} a {noun}{clauses}.",
+    "Could you {verb} the {noun}{clauses}, please?", "I need you to {verb} a {noun}{clauses}.",
+)  # fmt: skip
+USES = (
+    "Use {tool}{clauses}.", "Call {tool}{clauses}.", "Use the tool {tool}{clauses}.",
+    "What does {tool} give{clauses}?", "Run {tool}{clauses}, please.",
+)  # fmt: skip
+WRITTEN = (
+    "What is the value of {tool}({values})?", "What is {tool}({values})? Use the tool.",
+    "Call {tool}({values}).", "Run {tool}({values}) for me.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool and the words in which people ask for it.
+
+    Attributes:
+        name: What calls name.
+        verb: What it does, in one word.
+        noun: What it does that to.
+        looks_up: Whether it finds something out, rather than do something.
+        description: What the model is told of it; may be empty.
+        parameters: What it takes.
+        optional: The names of those parameters that may be left out.
+    """
+
+    name: str
+    verb: str
+    noun: str
+    looks_up: bool
+    description: str
+    parameters: tuple[Parameter, ...]
+    optional: frozenset[str]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the definition in the form that chat templates take."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": {
+                    "type": "object",
+                    "properties": {one.name: {"type": one.type} for one in self.parameters},
+                    "required": [
+                        one.name for one in self.parameters if one.name not in self.optional
+                    ],
+                },
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request for one tool: the question, the arguments it states, and the result.
+
+    Attributes:
+        tool: The tool.
+        question: What the user says.
+        arguments: The arguments that the question states.
+        result: What the tool returns.
+        answer: The sentence that tells the user the result.
+    """
+
+    tool: Tool
+    question: str
+    arguments: dict[str, Any]
+    result: str
+    answer: str
+
+    def message(self) -> dict[str, Any]:
+        """Return the call in the form that chat templates take."""
+        function = {"name": self.tool.name, "arguments": self.arguments}
+        return {"type": "function", "function": function}
+
+
+def toolbox(draws: Draws, count: int) -> list[Tool]:
+    """Invent some tools with different nouns."""
+    tools: list[Tool] = []
+    while len(tools) < count:
+        tool = _tool(draws)
+        if tool.noun not in {one.noun for one in tools}:
+            tools.append(tool)
+    return tools
+
+
+def _tool(draws: Draws) -> Tool:
+    rng = draws.rng
+    looks_up = rng.random() < 0.6
+    verb = rng.choice(LOOKS if looks_up else tuple(DONE))
+    noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
+    if draws.split == "held_out" or rng.random() < 0.3:
+        invented = draws.name().lower()
+        noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
+    parameters = _parameters(draws)
+    last_may_go = len(parameters) > 1 and rng.random() < 0.2
+    return Tool(
+        name=_name(draws, verb, noun, looks_up),
+        verb=verb,
+        noun=noun,
+        looks_up=looks_up,
+        description=_description(draws, verb, noun, looks_up),
+        parameters=parameters,
+        optional=frozenset({parameters[-1].name} if last_may_go else ()),
+    )
+
+
+def _name(draws: Draws, verb: str, noun: str, looks_up: bool) -> str:
+    rng = draws.rng
+    word = noun.replace(" ", "_")
+    form = rng.random()
+    if form < 0.1:
+        return verb + "".join(part.capitalize() for part in noun.split())
+    if looks_up and form < 0.3:
+        return rng.choice((word, f"{word}_tool", f"{word}_lookup", f"get_current_{word}"))
+    if form < 0.38:
+        return f"{verb}_{word}_{rng.choice(('tool', 'now', 'v2', 'function'))}"
+    return f"{verb}_{word}"
+
+
+def _description(draws: Draws, verb: str, noun: str, looks_up: bool) -> str:
+    rng = draws.rng
+    forms: tuple[str, ...]
+    if looks_up:
+        forms = ("{Verb} the {noun}.", "Gets the {noun}.", "Returns the {noun}.", "The {noun}.",
+                 "Get the current {noun}.", "Look up the {noun}.", "")  # fmt: skip
+    else:
+        forms = ("{Verb} a {noun}.", "{Verb} the {noun}.", "Use this to {verb} a {noun}.",
+                 "{Verb} one {noun} for the user.", "")  # fmt: skip
+    text = rng.choice(forms).format(verb=verb, Verb=verb.capitalize(), noun=noun)
+    if text and rng.random() < 0.1:
+        text += f" Use it when the user asks for the {noun}."
+    return text
+
+
+def _parameters(draws: Draws) -> tuple[Parameter, ...]:
+    rng = draws.rng
+    chosen: dict[str, Parameter] = {}
+    for _ in range(rng.choices((0, 1, 2, 3), (0.12, 0.45, 0.3, 0.13))[0]):
+        if rng.random() < 0.3:
+            invented = draws.split == "held_out" or rng.random() < 0.3
+            name = draws.name().lower() if invented else rng.choice(SAID)
+            said = name
+            kind, value = rng.choice(SAID_KINDS)
+            clauses: tuple[str, ...] = SAID_CLAUSES
+        else:
+            names, kind, value, clauses = rng.choice(PARAMETERS)
+            name, said = rng.choice(names), names[0]
+        # Two parameters that a question states in the same words could not be told apart.
+        if name not in {one.name for one in chosen.values()}:
+            chosen.setdefault(said, Parameter(name, kind, value, clauses))
+    return tuple(chosen.values())
+
+
+def request(draws: Draws, tool: Tool) -> Call:
+    """Draw a question that needs a tool."""
+    rng = draws.rng
+    told = [one for one in tool.parameters if one.name not in tool.optional or rng.random() < 0.5]
+    values = [draws.value(one.value) for one in told]
+    arguments = {
+        one.name: json.loads(value) if one.type in ("integer", "number") else value
+        for one, value in zip(told, values, strict=True)
+    }
+    order = list(range(len(told)))
+    rng.shuffle(order)
+    clauses = "".join(
+        " " + rng.choice(told[at].clauses).format(n=told[at].name, v=values[at]) for at in order
+    )
+    if clauses.startswith(" and "):
+        clauses = " with " + clauses.removeprefix(" and ")
+    form = rng.random()
+    if form < 0.12:
+        question = rng.choice(USES).format(tool=tool.name, clauses=clauses)
+    elif form < 0.22 and len(told) == len(tool.parameters):
+        question = rng.choice(WRITTEN).format(tool=tool.name, values=", ".join(values))
+    else:
+        forms = LOOK_QUESTIONS if tool.looks_up else DO_QUESTIONS
+        question = rng.choice(forms).format(
+            verb=tool.verb, Verb=tool.verb.capitalize(), noun=tool.noun, clauses=clauses
+        )
+    value, result = _result(draws, tool)
+    return Call(tool, question, arguments, result, f"The {tool.noun} is {value}.")
+
+
+def _result(draws: Draws, tool: Tool) -> tuple[str, str]:
+    """Draw a value and the text in which the tool returns it."""
+    rng = draws.rng
+    if tool.looks_up:
+        kind = rng.choice(("name", "number", "decimal", "small", "time", "price", "any", "weekday"))
+        value = draws.value(kind)
+    else:
+        value = rng.choice(OUTCOMES)
+    form = rng.random()
+    if form < 0.4:
+        return value, value
+    key = rng.choice((tool.noun.replace(" ", "_"), "result", "value", "output"))
+    number = value.replace(".", "", 1).isdigit() and (value[0] != "0" or "." in value[:2])
+    shown = value if number else json.dumps(value, ensure_ascii=False)
+    if form < 0.8:
+        return value, f'{{"{key}": {shown}}}'
+    return value, f"{key}: {value}"

@@ -1,0 +1,100 @@
+"""The training of the embedded model, on a plan small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from linalign_integrations.errors import InvalidArgument
+from linalign_integrations.pocket.train import Packer, Plan, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAN = Plan(
+    steps=4, batch_tokens=1024, hidden=32, layers=1, inner=48, vocabulary=700, words=200, chunk=80
+)
+
+
+def run(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
+    train(plan, folder / "model", folder / "work", device="cpu", compiled=False, save_every=1e9)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    return dict(model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run(PLAN, folder)
+    return folder
+
+
+def test_a_trained_model_loads_by_the_auto_classes_and_knows_its_formats(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    model = AutoModelForCausalLM.from_pretrained(trained / "model")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    written = model.generate(**ids, max_new_tokens=3)
+    assert written.shape[1] > ids["input_ids"].shape[1]
+    assert tokenizer.response_template["version"] == 1
+    record = json.loads((trained / "model" / "training.json").read_text())
+    assert record["steps"] == PLAN.steps
+    assert [plan["from_step"] for plan in record["plans"]] == [0]
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(trained: Path, tmp_path: Path) -> None:
+    first = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=torch.float32)
+    again = run(PLAN, tmp_path / "again")
+    other = run(replace(PLAN, seed=2), tmp_path / "other")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.state_dict().items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in first.state_dict().items())
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_records_a_change_of_plan(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "work", tmp_path / "work")
+    run(replace(PLAN, steps=6), tmp_path)
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert record["steps"] == 6
+    assert [(plan["from_step"], plan["steps"]) for plan in record["plans"]] == [(0, 4), (4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden": 64}, "another hidden"),
+        ({"words": 100}, "another words"),
+        ({"steps": 3}, "beyond"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    trained: Path, tmp_path: Path, change: dict[str, int], words: str
+) -> None:
+    shutil.copytree(trained / "work", tmp_path / "work")
+    with pytest.raises(InvalidArgument, match=words):
+        run(replace(PLAN, **change), tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_rows_are_packed_nearly_full_and_conversations_do_not_see_each_other(
+    trained: Path,
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    batches = Packer(tokenizer, replace(PLAN, batch_tokens=4096, chunk=500)).batches()
+    filled = []
+    for _, batch in zip(range(20), batches, strict=False):
+        filled.append((batch.ids != tokenizer.pad_token_id).float().mean())
+        mask = batch.mask()[:, 0]
+        same = batch.conversation[:, :, None] == batch.conversation[:, None, :]
+        assert not (mask & ~same).any()
+        assert not mask.triu(1).any()
+        assert batch.learnt.any()
+    assert sum(filled) / len(filled) > 0.9
