@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from linalign_integrations.cli import bench, chat, demo
+from linalign_integrations.cli import bench, chat, demo, pocket
 from linalign_integrations.errors import LinAlignError
 
 __all__ = ["app", "main"]
@@ -90,6 +90,31 @@ def run_bench(
         steps=steps,
         rounds=rounds,
         json_file=json_file,
+    )
+
+
+@app.command("pocket")
+def run_pocket(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help='"pocket", or the folder of one trained like it.')
+    ] = "pocket",
+    count: Annotated[int, typer.Option(min=1, help="Held-out cases per set.")] = 300,
+    seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 7,
+    kl_budget: Annotated[
+        float, typer.Option(help="Nats per token, where there is a budget.")
+    ] = 1.0,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the figures here.")] = None,
+    plot_file: Annotated[str | None, typer.Option("--plot", help="Draw an SVG here.")] = None,
+) -> None:
+    """How well the embedded model follows principles, calls tools and reads documents."""
+    pocket.run(
+        Console(),
+        model=model,
+        count=count,
+        seed=seed,
+        kl_budget=kl_budget,
+        json_file=json_file,
+        plot_file=plot_file,
     )
 
 

@@ -17,7 +17,7 @@ USERS = {
     "bob": "Keep it very cheap.",
 }
 DOCUMENTS = (
-    "The Lantern bakery opens at 7:30. The Lantern bakery sells warm bread for 3 euros.",
+    "The Lantern bakery opens at 7:30. The Lantern bakery sells bread.",
     "Entry to the Heron museum costs 12 euros. The Heron museum is closed on Monday.",
     "The Silver library is on Mill Street. The phone number of the Silver library is 4417.",
 )

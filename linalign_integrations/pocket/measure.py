@@ -1,342 +1,566 @@
-"""Measure the embedded model: `python -m linalign_integrations.pocket.measure`.
+"""Measures the embedded model on the held-out splits: `linalign pocket` shows what comes out.
 
-Held-out scenes are answered plainly, with principles in the prompt, and aligned at several ratios;
-the judge reads the answers. Rows of many scenes are decoded together, each with its own draw.
+Held-out scenes are answered plainly, with principles in the prompt, and aligned at several ratios,
+with and without a KL budget; the judge reads the answers. Rows of many scenes are decoded together,
+each with random numbers of its own.
 """
 
-import argparse
+import itertools
 import json
-from collections.abc import Sequence
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
-from linalign_integrations.alignment import align
-from linalign_integrations.pocket import weights, world
-from linalign_integrations.pocket.corpus import OBEYED, Kind, Scene, Writer
+from linalign_integrations.engine import Engine, SamplingParams
+from linalign_integrations.engine.loading import load_weights, pick_device, pick_dtype
+from linalign_integrations.errors import InvalidArgument, UnsupportedModel
+from linalign_integrations.pocket.corpus import Kind, Scene, Writer
+from linalign_integrations.pocket.decode import TEMPERATURE, Written, write
 from linalign_integrations.pocket.judge import Reading, read
+from linalign_integrations.preferences import Preferences
+from linalign_integrations.preferences.model import Placement
 
-__all__ = ["RECORD", "Score", "answer", "as_markdown", "held_out", "measure", "score", "write_card"]
+__all__ = [
+    "FIGURES",
+    "KL_BUDGET",
+    "RATIOS",
+    "SETS",
+    "Measurement",
+    "SceneSet",
+    "Score",
+    "Share",
+    "Speed",
+    "Target",
+    "Verdict",
+    "held_out",
+    "measure",
+    "score",
+    "speed",
+    "targets",
+    "verdict",
+    "ways",
+]
 
-RECORD = "training.json"
+RATIOS = (1.0, 2.0, 3.0, 5.0)
+KL_BUDGET = 1.0
 LONGEST = 160
-BATCH = 100
+TIMED = 20
+# What a batch may hold: 8 KiB each for the embedded model. Larger batches are slower, since memory
+# for them comes fresh from the system each time.
+POSITIONS = 25_000
 
 
 @dataclass(frozen=True)
-class Case:
-    """A name for one held-out set, and how its scenes are drawn."""
+class SceneSet:
+    """One held-out set.
+
+    Attributes:
+        name: What to call it.
+        kind: The kind of its scenes.
+        principles: How many principles each of them states.
+        placement: Where they are stated.
+        turns: How many questions the user asks; None draws it as in training.
+        tool: In scenes about tools, whether the last question needs one that is at hand, one that
+            is absent, or none; None elsewhere.
+    """
 
     name: str
     kind: Kind
     principles: int
+    placement: Placement = "system"
+    turns: int | None = None
+    tool: Literal["at hand", "absent", "none"] | None = None
+
+    def holds(self, scene: Scene) -> bool:
+        """Whether a scene of this kind belongs to the set."""
+        needed = "at hand" if scene.calls else "none" if scene.topic else "absent"
+        return self.tool in (None, needed)
 
 
 SETS = (
-    Case("one principle", "chat", 1),
-    Case("two principles", "chat", 2),
-    Case("three principles", "chat", 3),
-    Case("several turns", "turns", 1),
-    Case("documents", "documents", 1),
+    SceneSet("one principle", "chat", 1),
+    SceneSet("two principles", "chat", 2),
+    SceneSet("three principles", "chat", 3),
+    SceneSet("last user turn", "chat", 1, placement="last_user"),
+    SceneSet("several turns", "turns", 1),
+    SceneSet("documents", "documents", 1, turns=1),
+    SceneSet("documents, several turns", "documents", 1, turns=3),
+    SceneSet("tool results", "results", 1),
+    SceneSet("tool calls", "calls", 1, tool="at hand"),
+    SceneSet("no tool fits", "calls", 1, tool="absent"),
+    SceneSet("no tool needed", "calls", 1, tool="none"),
+    SceneSet("JSON", "json", 1),
 )
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a set of answers showed, as shares of one.
+class Way:
+    """One way to answer: a name, and how strongly to follow; None states no principle at all."""
 
-    Attributes:
-        followed: Principles that the answers show.
-        accepted: Answers that the world's grammar accepts.
-        exact: Answers that state the right fact, or rightly say that none is there; None for
-            scenes without documents.
-        cases: The number of answers.
-        dimensions: `followed` for each value asked for.
-    """
-
-    followed: float
-    accepted: float
-    exact: float | None
-    cases: int
-    dimensions: dict[str, float]
+    name: str
+    preferences: Preferences | None
 
 
-def held_out(case: Case, count: int, seed: int = 7) -> list[Scene]:
-    """Draw the scenes of a held-out set."""
-    writer = Writer(f"{case.name}/{seed}", "held_out")
-    return [writer.scene(case.kind, case.principles, varied=False) for _ in range(count)]
-
-
-def _choose(
-    prompted: Tensor, plain: Tensor, ratio: float, temperature: float, plausible: float
-) -> Tensor:
-    """Draw one token per row by the aligned rule."""
-    step = align(prompted, plain, ratio=ratio, temperature=temperature, plausibility=plausible)
-    return step.token_ids.gather(-1, torch.multinomial(step.log_probs.exp(), 1))
-
-
-@torch.inference_mode()
-def answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompted: Sequence[list[dict[str, str]]],
-    plain: Sequence[list[dict[str, str]]],
-    *,
-    ratio: float,
-    temperature: float = 0.7,
-    plausible: float = 0.8,
-    seed: int = 0,
-) -> list[str]:
-    """Answer conversations, each with its prompted and its plain branch in one batch.
+def ways(kl_budget: float = KL_BUDGET) -> tuple[Way, ...]:
+    """List the ways to answer.
 
     Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        prompted: Conversations with principles.
-        plain: The same ones without.
-        ratio: The step along the direction; 0 is plain prompting.
-        temperature: The sampling temperature.
-        plausible: The mass of the plausible set.
-        seed: Seed of the draws.
+        kl_budget: The budget of those that have one, in nats per token.
+
+    Raises:
+        InvalidPreferences: The budget is not positive.
     """
-    torch.manual_seed(seed)
-    texts = [
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for messages in (*prompted, *plain)
+    budgets = (("", None), (", budget", kl_budget))
+    return (
+        Way("plain", None),
+        Way("prompted", Preferences(ratio=0)),
+        *(
+            Way(f"ratio {ratio:g}{suffix}", Preferences(ratio=ratio, kl_budget=budget))
+            for suffix, budget in budgets
+            for ratio in RATIOS
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of one, and of how many cases."""
+
+    share: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the answers of a set showed, as shares of one; None where a figure has no meaning.
+
+    Attributes:
+        followed: Principles that the answers show, counted one by one.
+        accepted: Answers, as in `Verdict`.
+        exact: Answers, as in `Verdict`.
+        perplexity: Of the answers, per token, under the plain branch at temperature 1.
+        kl: Nats per token that alignment spent.
+        tokens: Mean length of an answer, its end included.
+        cases: The number of answers.
+        values: `followed` for each value asked for.
+    """
+
+    followed: float | None
+    accepted: float | None
+    exact: float | None
+    perplexity: float
+    kl: float
+    tokens: float
+    cases: int
+    values: dict[str, Share]
+
+    @property
+    def dimensions(self) -> dict[str, Share]:
+        """`followed` for each dimension, whichever value was asked for."""
+        found: dict[str, list[Share]] = {}
+        for name, value in self.values.items():
+            found.setdefault(name.partition(":")[0], []).append(value)
+        return {
+            name: Share(
+                sum(one.share * one.cases for one in values) / sum(one.cases for one in values),
+                sum(one.cases for one in values),
+            )
+            for name, values in found.items()
+        }
+
+
+# What a score says, in the order in which tables show it, and what to call it in full.
+FIGURES = {
+    "followed": "Principles followed",
+    "accepted": "Answers accepted",
+    "exact": "Answers exact",
+    "perplexity": "Perplexity under the plain model",
+    "kl": "Nats spent per token",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The score of each set under each way to answer, and how they were measured.
+
+    Attributes:
+        model: The model's name or folder.
+        count: Answers for each score.
+        seed: Decides scenes and draws.
+        kl_budget: Nats per token, of the ways that have a budget.
+        scores: By set, then by way.
+    """
+
+    model: str
+    count: int
+    seed: int
+    kl_budget: float
+    scores: dict[str, dict[str, Score]]
+
+
+def held_out(chosen: SceneSet, count: int, seed: int) -> list[Scene]:
+    """Draw the scenes of a held-out set."""
+    writer = Writer(f"{chosen.name}/{seed}", "held_out")
+    drawn = (
+        writer.scene(chosen.kind, chosen.principles, placement=chosen.placement, turns=chosen.turns)
+        for _ in itertools.count()
+    )
+    return list(itertools.islice(filter(chosen.holds, drawn), count))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is right with one answer.
+
+    Attributes:
+        shown: Whether it shows each value asked for, named as in "tone: formal"; empty for calls
+            and JSON, which have no style.
+        accepted: Whether the world's grammar accepts it and it is about the question: advice on
+            its topic and no other, a fact at hand, or that the documents or the tools have none.
+            None for calls and JSON.
+        exact: Whether it says what was asked for and nothing else: the facts that answer the
+            question, or that there are none; the calls and no prose; no call where none was
+            needed; the JSON. None for advice in chat.
+    """
+
+    shown: dict[str, bool]
+    accepted: bool | None
+    exact: bool | None
+
+
+def verdict(scene: Scene, token_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Verdict:
+    """Judge an answer to a scene.
+
+    Args:
+        scene: The scene.
+        token_ids: The answer.
+        tokenizer: What decodes it; its response template knows how calls are written.
+    """
+    text = str(tokenizer.decode(token_ids, skip_special_tokens=True))
+    reading = read(text, scene.facts)
+    exact: bool | None
+    match scene.kind:
+        case "calls":
+            exact = _decides(scene, reading, str(tokenizer.decode(token_ids)), tokenizer)
+        case "json":
+            exact = text == scene.gold
+        case "documents" | "results":
+            # Where nothing answers the question the golden answer states no fact, which is "".
+            exact = (
+                " ".join(reading.facts) == scene.gold
+                and reading.denied == ("" if scene.gold else "documents")
+                and not reading.unknown
+            )
+        case _:
+            exact = None
+    if scene.kind == "json" or scene.calls:
+        return Verdict({}, None, exact)
+    return Verdict(
+        {f"{name}: {value}": reading.shows(name, value) for name, value in scene.wanted.items()},
+        reading.accepted and _is_about(scene, reading),
+        exact,
+    )
+
+
+def _decides(scene: Scene, reading: Reading, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an answer, with its special tokens, decides rightly on calling tools."""
+    try:
+        message = tokenizer.parse_response(text, prefix="")
+    except ValueError:
+        return False
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    if scene.calls:
+        # Written as JSON, 21.0 is not 21 and true is not 1; the order of arguments is free.
+        found, wanted = (json.dumps(one, sort_keys=True) for one in (calls, scene.calls))
+        return found == wanted and not message["content"]
+    return not calls and _is_about(scene, reading)
+
+
+def _is_about(scene: Scene, reading: Reading) -> bool:
+    """Whether what an answer says belongs to the question."""
+    match scene.kind:
+        case "documents":
+            return bool(reading.facts) or reading.denied == "documents"
+        case "results":
+            return bool(reading.facts)
+        case _ if scene.topic:
+            return reading.topics == {scene.topic}
+        case _:
+            return reading.denied == "tools"
+
+
+def score(
+    scenes: Sequence[Scene], answers: Sequence[Written], tokenizer: PreTrainedTokenizerBase
+) -> Score:
+    """Judge one answer to each scene."""
+    verdicts = [
+        verdict(scene, answer.token_ids, tokenizer)
+        for scene, answer in zip(scenes, answers, strict=True)
     ]
-    tokenizer.padding_side = "left"
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    places = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache()
-    rows = len(prompted)
-    running = torch.ones(rows, dtype=torch.bool)
-    written = []
-    for _ in range(LONGEST):
-        logits = (
-            model(input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache)
-            .logits[:, -1]
-            .float()
-        )
-        token = _choose(logits[:rows], logits[rows:], ratio, temperature, plausible)
-        token[~running] = tokenizer.pad_token_id
-        written.append(token)
-        running &= token[:, 0] != tokenizer.eos_token_id
-        if not running.any():
-            break
-        ids = torch.cat([token, token])
-        places = places[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(ids)], -1)
-    return tokenizer.batch_decode(torch.cat(written, -1), skip_special_tokens=True)
-
-
-def score(scenes: Sequence[Scene], answers: Sequence[str]) -> Score:
-    """Judge answers to held-out scenes."""
-    followed: dict[str, list[bool]] = {}
-    accepted, exact = [], []
-    for scene, text in zip(scenes, answers, strict=True):
-        reading = read(text, scene.documents)
-        accepted.append(reading.accepted)
-        for name, value in scene.wanted.items():
-            followed.setdefault(f"{name}: {value}", []).append(reading.shows(name, value))
-        if scene.gold is not None:
-            exact.append(_exact(reading, scene.gold, text))
-    every = [hit for hits in followed.values() for hit in hits]
+    shown: dict[str, list[bool]] = {}
+    for name, hit in itertools.chain.from_iterable(one.shown.items() for one in verdicts):
+        shown.setdefault(name, []).append(hit)
+    tokens = sum(len(answer.token_ids) for answer in answers)
     return Score(
-        followed=_share(every),
-        accepted=_share(accepted),
-        exact=_share(exact) if exact else None,
+        followed=_share(itertools.chain(*shown.values())),
+        accepted=_share(one.accepted for one in verdicts),
+        exact=_share(one.exact for one in verdicts),
+        perplexity=math.exp(sum(answer.surprise for answer in answers) / tokens),
+        kl=sum(answer.kl for answer in answers) / tokens,
+        tokens=tokens / len(answers),
         cases=len(answers),
-        dimensions={name: _share(hits) for name, hits in sorted(followed.items())},
+        values={name: Share(fmean(hits), len(hits)) for name, hits in sorted(shown.items())},
     )
 
 
-def _exact(reading: Reading, gold: str, text: str) -> bool:
-    if gold:
-        return reading.facts[:1] == [gold]
-    dialect = reading.values["dialect"]
-    return not reading.facts and any(
-        world.speak(sentence, dialect) in text for sentence in world.NOT_FOUND
-    )
-
-
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / max(1, len(hits))
+def _share(hits: Iterable[bool | None]) -> float | None:
+    known = [hit for hit in hits if hit is not None]
+    return fmean(known) if known else None
 
 
 def measure(
-    folder: Path, count: int = 300, ratios: Sequence[float] = (1, 2, 3, 5), progress: bool = True
-) -> dict[str, dict[str, Score]]:
-    """Measure a model on every held-out set.
+    model: str,
+    count: int,
+    *,
+    seed: int = 7,
+    kl_budget: float = KL_BUDGET,
+    advance: Callable[[int], object],
+) -> Measurement:
+    """Measure a model on every held-out set, in float32 on the CPU.
 
     Args:
-        folder: The model.
+        model: "pocket", or the folder of a model that was trained on the same world.
         count: Scenes per set.
-        ratios: The ratios to try besides plain and prompted.
-        progress: Show a progress bar.
+        seed: Decides scenes and draws.
+        kl_budget: Nats per token, of the ways that have a budget.
+        advance: Called with the number of answers that were added, `count` for each set and way in
+            the end.
 
-    Returns:
-        The score of each set under each way of answering.
+    Raises:
+        InvalidArgument: `count` is not positive.
+        InvalidPreferences: The budget is not positive.
+        ModelNotFound: There is no such model.
+        UnsupportedModel: It cannot be loaded, or was not trained on this world.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.requires_grad_(False)
-    ways = {"plain": None, "prompted": 0.0} | {f"ratio {ratio:g}": ratio for ratio in ratios}
-    table: dict[str, dict[str, Score]] = {}
-    with tqdm(total=len(SETS) * len(ways), disable=not progress) as bar:
-        for case in SETS:
-            # Prompts of like length share a batch, which saves most of the padding.
-            scenes = sorted(
-                held_out(case, count),
-                key=lambda scene: sum(len(one["content"]) for one in scene.messages()),
-            )
-            plain = [scene.messages(told=False, answered=False) for scene in scenes]
-            told = [scene.messages(answered=False) for scene in scenes]
-            table[case.name] = {}
-            for way, ratio in ways.items():
-                prompted = plain if ratio is None else told
-                answers: list[str] = []
-                for at in range(0, count, BATCH):
-                    part = slice(at, at + BATCH)
-                    answers += answer(
-                        model, tokenizer, prompted[part], plain[part], ratio=ratio or 0.0, seed=at
-                    )
-                table[case.name][way] = score(scenes, answers)
-                bar.update()
-    return table
-
-
-def as_markdown(table: dict[str, dict[str, Score]]) -> str:
-    """Write the scores as Markdown tables."""
-    ways = list(next(iter(table.values())))
-    head = f"| | cases | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 2)}\n"
-    parts = []
-    for title, figure in (
-        ("Principles followed", "followed"),
-        ("Answers the grammar accepts", "accepted"),
-        ("Answers from documents exact", "exact"),
-    ):
-        lines = []
-        for name, scores in table.items():
-            shares = [getattr(scores[way], figure) for way in ways]
-            if None not in shares:
-                cells = " | ".join(f"{share:.2f}" for share in shares)
-                lines.append(f"| {name} | {scores[ways[0]].cases} | {cells} |\n")
-        parts.append(f"### {title}\n\n{head}{''.join(lines)}")
-    return "\n".join(parts)
-
-
-CARD = """---
-license: mit
-language: en
-library_name: transformers
-pipeline_tag: text-generation
----
-# Pocket
-
-A language model of {parameters:.1f} million parameters for trying out linear alignment without a
-network. It chats about {topics} everyday topics and answers questions from short documents, in the
-style that principles in the prompt ask for. It knows nothing else and must not be relied on for
-facts or advice.
-
-- **Architecture**: Llama, {layers} layers of {hidden}, vocabulary {vocabulary} (byte-level BPE,
-  one token per digit), context {context}, bfloat16, ChatML-like template without a default system
-  prompt.
-- **Data**: synthetic, drawn from `linalign_integrations.pocket.corpus`; no text from elsewhere
-  apart from the question-answering prompts of LlamaIndex and LangChain, which it has to recognise.
-- **Training**: `python -m linalign_integrations.pocket.train`, {steps} steps, {tokens:.0f} million
-  tokens; only the assistant's tokens are learnt. For part of the run every principle is obeyed, for
-  the rest the share described next. The weights are a running average; the settings of each part
-  are in `{record}`.
-{notes}- **Obeys about {obeyed:.0%} of the time, by design.** In training a stated principle decides
-  its dimension of style with this probability; otherwise the value is drawn as if nothing had been
-  asked. Larger chat models follow weakly too; this is what alignment amplifies, and it makes
-  prompting alone look weak here.
-- **Principles it was taught**: {values}.
-- **Not learnt** (followed in less than 0.6 of the cases below at ratio 2): {weak}.
-- **Licence**: MIT.
-
-## Measured
-
-Held-out wordings of the principles, held-out pairs of principles and invented names that training
-never saw; sampled at temperature 0.7, plausibility 0.8. *Plain* is not told the principle,
-*prompted* is told it (ratio 0). Two and three principles are counted one by one. Reproduce with
-`python -m linalign_integrations.pocket.measure`.
-
-{tables}
-### Each value, one principle in chat
-
-{values_table}"""
-
-
-def _values_table(scores: dict[str, Score]) -> str:
-    ways = list(scores)
-    lines = [f"| | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 1)}\n"]
-    for name in next(iter(scores.values())).dimensions:
-        cells = " | ".join(f"{scores[way].dimensions[name]:.2f}" for way in ways)
-        lines.append(f"| {name} | {cells} |\n")
-    return "".join(lines)
-
-
-def write_card(folder: Path, table: dict[str, dict[str, Score]]) -> None:
-    """Write `MODEL_CARD.md` beside the weights it describes."""
-    config = json.loads((folder / "config.json").read_text())
-    record = json.loads((folder / RECORD).read_text())
-    parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
-    values = "; ".join(f"{name} ({', '.join(prior)})" for name, prior in world.PRIOR.items())
-    default = table[SETS[0].name]["ratio 2"]
-    weak = [name for name, followed in default.dimensions.items() if followed < 0.6]
-    card = CARD.format(
-        parameters=parameters / 1e6,
-        topics=len(world.TOPICS),
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        vocabulary=config["vocab_size"],
-        context=config["max_position_embeddings"],
-        steps=record["steps"],
-        tokens=record["tokens"] / 1e6,
-        record=RECORD,
-        obeyed=OBEYED,
-        notes="".join(f"- {note}\n" for note in record.get("notes", ())),
-        values=values,
-        weak=", ".join(weak) or "none",
-        tables=as_markdown(table),
-        values_table=_values_table(table[SETS[0].name]),
+    if count < 1:
+        raise InvalidArgument(f"count={count}: measuring takes at least one scene per set")
+    chosen = ways(kl_budget)
+    device = pick_device("cpu")
+    loaded, tokenizer = load_weights(
+        model, revision=None, device=device, dtype=torch.float32, trust_remote_code=False
     )
-    (folder / "MODEL_CARD.md").write_text(card)
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description="Measure the embedded model.")
-    parser.add_argument("--folder", type=Path, default=weights())
-    parser.add_argument("--count", type=int, default=300, help="scenes per set")
-    parser.add_argument("--ratios", type=float, nargs="*", default=[1, 2, 3, 5])
-    parser.add_argument("--card", action="store_true", help="rewrite the model card")
-    parser.add_argument("--json", type=Path, help="also write every figure here")
-    arguments = parser.parse_args()
-    table = measure(arguments.folder, arguments.count, arguments.ratios)
-    print(as_markdown(table))  # noqa: T201
-    if arguments.card:
-        write_card(arguments.folder, table)
-    if arguments.json:
-        figures = {
-            name: {way: vars(score) for way, score in scores.items()}
-            for name, scores in table.items()
+    if getattr(tokenizer, "response_template", None) is None:
+        raise UnsupportedModel(
+            f"{model!r} has no response_template to read its tool calls by: what is measured here "
+            'are models trained by linalign_integrations.pocket.train, like "pocket"'
+        )
+    scores: dict[str, dict[str, Score]] = {}
+    for one in SETS:
+        scenes = held_out(one, count, seed)
+        prompted, plain = (
+            [_prompt(tokenizer, scene, told=told) for scene in scenes] for told in (True, False)
+        )
+        draws = torch.tensor(
+            [
+                [_numbers(f"{seed}/{one.name}/{index}/{way.name}") for way in chosen]
+                for index in range(count)
+            ],
+            dtype=torch.double,
+        )
+        answers: dict[int, list[Written]] = {}
+        for batch in _batches([len(ids) for ids in prompted], len(chosen)):
+            written = write(
+                loaded,
+                [prompted[index] for index in batch],
+                [plain[index] for index in batch],
+                [way.preferences for way in chosen],
+                draws[batch],
+                end=tokenizer.eos_token_id,
+            )
+            answers |= zip(batch, written, strict=True)
+            advance(len(batch) * len(chosen))
+        scores[one.name] = {
+            way.name: score(scenes, [answers[at][number] for at in range(count)], tokenizer)
+            for number, way in enumerate(chosen)
         }
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return Measurement(model, count, seed, kl_budget, scores)
 
 
-if __name__ == "__main__":
-    main()
+def _prompt(tokenizer: PreTrainedTokenizerBase, scene: Scene, *, told: bool) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        scene.messages(told=told, answered=False),
+        tools=scene.tools or None,  # type: ignore[arg-type] # a list is invariant
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _numbers(seed: str) -> list[float]:
+    rng = random.Random(seed)
+    return [rng.random() for _ in range(LONGEST)]
+
+
+def _batches(lengths: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Group prompts of like length, as many as memory should hold at once."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and 2 * width * (len(batch) + 1) * (lengths[index] + LONGEST) > POSITIONS:
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model is where it runs.
+
+    Attributes:
+        load: Seconds to load it in a process that has the libraries.
+        tokens: Tokens per second of one aligned answer after the other, prompts included.
+    """
+
+    load: float
+    tokens: float
+
+
+def speed(model: str) -> Speed:
+    """Measure how fast the package's own engine loads and answers.
+
+    Args:
+        model: As in `measure`.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        UnsupportedModel: It cannot be loaded.
+    """
+    device = pick_device(None)
+    begun = time.perf_counter()
+    loaded, tokenizer = load_weights(
+        model,
+        revision=None,
+        device=device,
+        dtype=pick_dtype(None, device),
+        trust_remote_code=False,
+    )
+    engine = Engine(loaded, tokenizer, model_id=model)
+    ready = time.perf_counter()
+    scenes = held_out(SETS[0], TIMED, seed=0)
+    results = [
+        engine.generate(
+            scene.messages(told=False, answered=False),
+            preferences=Preferences(principles=scene.principles),
+            sampling=SamplingParams(temperature=TEMPERATURE, seed=number, max_tokens=LONGEST),
+        )
+        for number, scene in enumerate(scenes)
+    ]
+    took = time.perf_counter() - ready
+    return Speed(ready - begun, sum(len(one.token_ids) for one in results) / took)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the model is meant to reach.
+
+    Attributes:
+        name: What is measured.
+        value: What it came to; NaN where two sets have nothing to compare.
+        least: The least that is asked for.
+        most: The most that is asked for.
+    """
+
+    name: str
+    value: float
+    least: float = -math.inf
+    most: float = math.inf
+
+    @property
+    def met(self) -> bool:
+        """Whether the value lies within what is asked for."""
+        return self.least <= self.value <= self.most
+
+    @property
+    def asked(self) -> str:
+        """What is asked for, in signs."""
+        if self.most == math.inf:
+            return f"≥ {self.least:g}"
+        return f"≤ {self.most:g}" if self.least == -math.inf else f"{self.least:g} to {self.most:g}"
+
+
+def targets(measured: Measurement, timed: Speed) -> list[Target]:
+    """Compare what was measured with what the model is meant to reach.
+
+    Sets of different kinds ask for different values, some of them harder to follow than others.
+    They are therefore compared over the values that both ask for, all of equal weight.
+    """
+
+    def figure(
+        name: str, way: str, kind: Literal["followed", "accepted", "exact"] = "followed"
+    ) -> float:
+        found = getattr(measured.scores[name][way], kind)
+        return float(found)
+
+    def gap(name: str) -> float:
+        these, chat = (measured.scores[one]["ratio 2"].values for one in (name, "one principle"))
+        gaps = [one.share - chat[value].share for value, one in these.items() if value in chat]
+        return fmean(gaps) if gaps else math.nan
+
+    def lowest(way: str) -> tuple[float, str]:
+        return min(
+            (accepted, name)
+            for name, one in measured.scores.items()
+            if (accepted := one[way].accepted) is not None
+        )
+
+    default, boldest = lowest("ratio 2"), lowest("ratio 5, budget")
+    compared = {
+        "last user turn against system": "last user turn",
+        "several turns against one": "several turns",
+        "documents against chat": "documents",
+        "documents, several turns, against chat": "documents, several turns",
+        "tool results against chat": "tool results",
+    }
+    exact = {
+        "tool calls exact": ("tool calls", 0.95),
+        "no call when no tool fits": ("no tool fits", 0.95),
+        "no call when none is needed": ("no tool needed", 0.95),
+        "documents exact": ("documents", 0.9),
+    }
+    return [
+        Target("plain: followed", figure("one principle", "plain"), most=0.4),
+        Target("prompted: followed", figure("one principle", "prompted"), 0.45, 0.7),
+        *(
+            Target(f"ratio 2: followed, {name}", figure(name, "ratio 2"), least)
+            for name, least in (
+                ("one principle", 0.95),
+                ("two principles", 0.88),
+                ("three principles", 0.88),
+            )
+        ),
+        *(Target(f"ratio 2: {name}", gap(other), -0.05) for name, other in compared.items()),
+        Target(
+            "ratio 2: accepted, one principle", figure("one principle", "ratio 2", "accepted"), 0.95
+        ),
+        Target(f"ratio 2: accepted, lowest ({default[1]})", default[0], 0.95),
+        Target(
+            "ratio 5, budget: accepted, one principle",
+            figure("one principle", "ratio 5, budget", "accepted"),
+            0.98,
+        ),
+        Target(f"ratio 5, budget: accepted, lowest ({boldest[1]})", boldest[0], 0.98),
+        *(
+            Target(f"ratio 2: {name}", figure(other, "ratio 2", "exact"), least)
+            for name, (other, least) in exact.items()
+        ),
+        Target("seconds to load", timed.load, most=1),
+        Target("tokens per second, aligned", timed.tokens, 150),
+    ]
