@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
-import itertools
+import json
+import re
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from langchain_core.output_parsers import StrOutputParser
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linalign_integrations import Engine, Preferences, Principle, SamplingParams, use_preferences
 from linalign_integrations.cli import demo
 from linalign_integrations.langchain import ChatLinAlign
 from linalign_integrations.llama_index import LinAlign
-from linalign_integrations.pocket import weights
-from linalign_integrations.pocket.corpus import Scene, Writer
+from linalign_integrations.pocket import measure, weights
+from linalign_integrations.pocket.card import RECORD
 from linalign_integrations.pocket.judge import read
 
-CASES = 40
-# What the model has learnt to show; its card tells how well it knows each value.
-LEARNT = {"budget", "dialect", "expertise", "format", "tone"}
+if TYPE_CHECKING:
+    from linalign_integrations.pocket.corpus import Scene
+
+# Bounds below lie some three standard errors under what the model's card says that it reaches.
+CASES = 60
 PIRATE = "Answer like a pirate."
 QUESTION = "What should I cook for dinner tonight?"
 
@@ -29,40 +35,79 @@ def engine() -> Engine:
     return Engine.load("pocket")
 
 
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    """Questions with one principle each, worded as no training example was."""
-    writer = Writer("tests", "held_out")
-    drawn = (writer.scene("chat", 1, varied=False) for _ in itertools.count())
-    return list(itertools.islice((one for one in drawn if one.wanted.keys() <= LEARNT), CASES))
+def scenes(name: str, count: int = CASES) -> list[Scene]:
+    """Scenes of a held-out set, others than those that the card's figures come from."""
+    [chosen] = [one for one in measure.SETS if one.name == name]
+    return measure.held_out(chosen, count, seed=1)
 
 
-def followed(engine: Engine, scenes: list[Scene], **fields: object) -> tuple[float, float]:
-    """Shares of answers that show what was wanted, and that are well formed."""
-    shown = accepted = 0
-    for seed, scene in enumerate(scenes):
+def verdicts(engine: Engine, drawn: list[Scene], **fields: object) -> list[measure.Verdict]:
+    """What is right with the engine's answers, under the scenes' principles unless told else."""
+    found = []
+    for seed, scene in enumerate(drawn):
         answer = engine.generate(
             scene.messages(told=False, answered=False),
             preferences=Preferences(**{"principles": scene.principles, **fields}),
-            sampling=SamplingParams(seed=seed, max_tokens=120),
+            sampling=SamplingParams(seed=seed, max_tokens=measure.LONGEST),
         )
-        reading = read(answer.text)
-        [(dimension, value)] = scene.wanted.items()
-        shown += reading.shows(dimension, value)
-        accepted += reading.accepted
-    return shown / len(scenes), accepted / len(scenes)
+        found.append(measure.verdict(scene, list(answer.token_ids), engine.tokenizer))
+    return found
 
 
-def test_alignment_makes_the_model_follow_what_prompting_only_suggests(
-    engine: Engine, scenes: list[Scene]
+def followed(found: list[measure.Verdict]) -> float:
+    """The share of principles that answers show."""
+    hits = [hit for one in found for hit in one.shown.values()]
+    return sum(hits) / len(hits)
+
+
+def test_alignment_makes_the_model_follow_what_prompting_only_suggests(engine: Engine) -> None:
+    drawn = scenes("one principle")
+    plain = followed(verdicts(engine, drawn, principles=()))
+    prompted = followed(verdicts(engine, drawn, ratio=0.0))
+    found = verdicts(engine, drawn)
+    aligned = followed(found)
+    assert plain < 0.4
+    assert plain + 0.15 < prompted < 0.8
+    assert aligned > max(0.8, prompted + 0.15)
+    assert sum(bool(one.accepted) for one in found) > 0.87 * len(found)
+
+
+@pytest.mark.parametrize(("name", "least"), [("two principles", 0.78), ("several turns", 0.75)])
+def test_alignment_serves_several_principles_and_later_turns(
+    engine: Engine, name: str, least: float
 ) -> None:
-    plain, _ = followed(engine, scenes, principles=())
-    prompted, _ = followed(engine, scenes, ratio=0.0)
-    aligned, accepted = followed(engine, scenes)
-    assert plain < 0.45
-    assert plain + 0.2 < prompted < 0.85
-    assert aligned > max(0.88, prompted + 0.1)
-    assert accepted > 0.9
+    assert followed(verdicts(engine, scenes(name))) > least
+
+
+@pytest.mark.parametrize(("name", "least"), [("documents", 0.55), ("JSON", 0.75)])
+def test_aligned_answers_are_exact_on_what_the_model_never_saw(
+    engine: Engine, name: str, least: float
+) -> None:
+    found = verdicts(engine, scenes(name))
+    assert sum(bool(one.exact) for one in found) > least * len(found)
+
+
+def test_a_bold_step_within_a_budget_keeps_the_grammar(engine: Engine) -> None:
+    found = verdicts(engine, scenes("one principle"), ratio=5.0, kl_budget=measure.KL_BUDGET)
+    assert sum(bool(one.accepted) for one in found) > 0.92 * len(found)
+
+
+def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
+    model = AutoModelForCausalLM.from_pretrained(weights(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(weights())
+    for name, least in (("tool calls", 0.55), ("no tool fits", 0.6), ("no tool needed", 0.9)):
+        right = []
+        for scene in scenes(name, CASES // 2):
+            prompt = tokenizer.apply_chat_template(
+                scene.messages(answered=False),
+                tools=scene.tools,
+                add_generation_prompt=True,
+                return_tensors="pt",
+            )
+            ids = model.generate(**prompt, max_new_tokens=measure.LONGEST, do_sample=False)[0]
+            answer = ids[prompt["input_ids"].shape[1] :].tolist()
+            right.append(bool(measure.verdict(scene, answer, tokenizer).exact))
+        assert sum(right) > least * len(right), name
 
 
 def test_a_negative_weight_steers_away(engine: Engine) -> None:
@@ -102,7 +147,9 @@ def test_two_users_of_one_index_get_what_each_prefers() -> None:
     for principle, value in ((PIRATE, "pirate"), ("Talk like Shakespeare.", "shakespeare")):
         with use_preferences(principle):
             answer = str(index.as_query_engine(llm=llm).query(demo.DOCUMENT_QUESTION))
-        assert read(answer, "\n".join(demo.DOCUMENTS)).shows("dialect", value), answer
+        reading = read(answer, ["The Heron museum costs 12 euros."])
+        assert reading.shows("dialect", value), answer
+        assert reading.facts, answer
 
 
 def test_the_demo_shows_both_frameworks_and_three_columns() -> None:
@@ -123,8 +170,23 @@ def test_the_demo_s_users_get_what_they_asked_for() -> None:
         assert read(answers[user]).shows(dimension, value), answers[user]
 
 
-def test_the_weights_are_small_and_are_safetensors() -> None:
+def test_the_weights_are_small_and_are_what_their_card_says() -> None:
     files = {path.name: path.stat().st_size for path in weights().iterdir()}
-    assert files["model.safetensors"] <= 16 * 2**20
+    assert sum(files.values()) <= 16e6
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
-    assert "MODEL_CARD.md" in files
+    model = AutoModelForCausalLM.from_pretrained(weights())
+    parameters = model.num_parameters()
+    assert parameters <= 8e6
+    assert model.config.max_position_embeddings >= 1024
+    card = (weights() / "MODEL_CARD.md").read_text()
+    record = json.loads((weights() / RECORD).read_text())
+    said = {
+        word: float(number)
+        for number, word in re.findall(r"([\d.]+) (million\s+parameters|steps|layers)", card)
+    }
+    assert said == {
+        "million parameters": round(parameters / 1e6, 1),
+        "steps": record["steps"],
+        "layers": model.config.num_hidden_layers,
+    }
+    assert f"context {model.config.max_position_embeddings}" in card
