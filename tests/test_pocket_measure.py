@@ -448,7 +448,7 @@ def test_a_plot_of_equal_figures_is_equal_to_the_byte(
     first, second = ((tmp_path / name).read_bytes() for name in ("first.svg", "second.svg"))
     assert first == second
     assert b"<svg" in first
-    assert b"budget of 0.25 nats per token" in first
+    assert b"KL budget of 0.25 (nats per token)" in first
 
 
 def test_a_missing_plot_library_is_named_before_anything_is_measured(

@@ -175,9 +175,11 @@ def plot(measured: Measurement, file: Path) -> None:
                 style = {"ls": dashes, "color": colour, "marker": "o", "ms": 4, "fillstyle": fill}
                 by_ratio.plot(ratios, shares, **style)
                 by_kl.plot([score.kl for score in scores], shares, **style)
+            # A scale of their own would blow up differences that are nothing but noise.
+            by_ratio.set_ylim(min(0.9, by_ratio.get_ylim()[0]), 1.005)
         axes[1, 0].set_xlabel("ratio (0 is prompting alone)")
         axes[1, 1].set_xlabel("nats spent per token")
-        budget = f"budget of {measured.kl_budget:g} nats per token"
+        budget = f"KL budget of {measured.kl_budget:g} (nats per token)"
         keys = [
             Line2D([], [], color="0.3", ls=dashes, label=name) for name, dashes in LINES.items()
         ]
