@@ -239,6 +239,7 @@ class Adapter(BaseModel):
         request = {
             "preferences": self._take_preferences(call),
             "sampling": self._sampling(call, stop=stop),
+            "user": self.user_id,
         }
         model = call.pop("model", None)
         left = sorted(name for name, value in call.items() if value and name not in _HARMLESS)

@@ -24,6 +24,10 @@ class InvalidSampling(LinAlignError, ValueError):
     """Sampling parameters lie outside their range."""
 
 
+class InvalidGrammar(LinAlignError, ValueError):
+    """A grammar, regex or JSON schema cannot be read, enforced, or satisfied by any text."""
+
+
 class InvalidMessages(LinAlignError, ValueError):
     """A conversation is empty, malformed, or cannot be rendered by the model's chat template."""
 
@@ -60,6 +64,26 @@ class EngineClosed(LinAlignError, RuntimeError):
 
 class GenerationFailed(LinAlignError, RuntimeError):
     """The model produced no usable distribution for the next token."""
+
+
+class GenerationTimeout(LinAlignError, TimeoutError):
+    """An answer was not finished in the time that its caller gave it."""
+
+
+class QueueFull(LinAlignError, RuntimeError):
+    """More requests wait for the engine than it lets wait; try again later.
+
+    Attributes:
+        waiting: how many wait.
+    """
+
+    def __init__(self, message: str, *, waiting: int) -> None:
+        super().__init__(message)
+        self.waiting = waiting
+
+
+class RequestTooLarge(LinAlignError, ValueError):
+    """A request needs more rows or memory than the engine has, even if it ran alone."""
 
 
 class ProfileNotFound(LinAlignError, LookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from linalign_integrations import Engine, Preferences, SamplingParams
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from linalign_integrations.engine import Result
 
 ADAPTER = {"dtype": "float32", "seed": 3, "max_tokens": 12}
 
@@ -149,6 +152,16 @@ def endless() -> Engine:
     made = Engine(model(), tokenizer(), model_id="tiny-endless")
     made._end_tokens = frozenset()
     return made
+
+
+def same(first: Result, second: Result) -> bool:
+    """Whether two answers are the same, whatever was reused for them and up to rounding."""
+    return (
+        (first.text, first.token_ids, first.finish_reason)
+        == (second.text, second.token_ids, second.finish_reason)
+        and first.usage.total_tokens == second.usage.total_tokens
+        and math.isclose(first.kl, second.kl, rel_tol=1e-3, abs_tol=1e-4)
+    )
 
 
 def bare_answer(folder: Path, principles: object, question: object = "Hi", **fields: object) -> str:

@@ -9,10 +9,12 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from models import CHATML, VOCAB, endless, engine, model, tokenizer
+from models import CHATML, VOCAB, endless, engine, model, same, tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import (
     AutoModelForCausalLM,
@@ -20,13 +22,17 @@ from transformers import (
     BertForMaskedLM,
     Gemma3Config,
     GPTNeoConfig,
+    Lfm2Config,
     MambaConfig,
     MambaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    RecurrentGemmaConfig,
 )
 
 from linalign_integrations import Engine, Preferences, Principle, SamplingParams
-from linalign_integrations.engine.sampling import draw, uniform
+from linalign_integrations.alignment import align
+from linalign_integrations.engine.sampling import choose, uniform
 from linalign_integrations.engine.text import TextAssembler
 from linalign_integrations.errors import (
     EngineClosed,
@@ -41,6 +47,9 @@ from linalign_integrations.errors import (
 )
 from linalign_integrations.prompts import PromptFormat
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 BRIEF = Preferences(principles=["Be brief."])
 
 
@@ -54,14 +63,17 @@ def test_a_stream_s_pieces_are_the_answer_that_generate_gives() -> None:
     assert "".join(piece.text for piece in pieces) == result.text
     assert tuple(token for piece in pieces for token in piece.token_ids) == result.token_ids
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
-    assert (pieces[-1].finish_reason, pieces[-1].usage) == (result.finish_reason, result.usage)
+    assert pieces[-1].finish_reason == result.finish_reason
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.total_tokens == result.usage.total_tokens
     assert result.kl == pytest.approx(sum(piece.kl for piece in pieces))
     assert result.kl > 0
 
 
 async def test_the_async_forms_give_the_same_answer() -> None:
     expected = engine().generate("Hi", preferences=BRIEF, sampling=sampling())
-    assert await engine().agenerate("Hi", preferences=BRIEF, sampling=sampling()) == expected
+    answer = await engine().agenerate("Hi", preferences=BRIEF, sampling=sampling())
+    assert same(answer, expected)
     streamed = engine().astream("Hi", preferences=BRIEF, sampling=sampling())
     assert "".join([piece.text async for piece in streamed]) == expected.text
 
@@ -92,12 +104,20 @@ def test_without_a_seed_answers_differ() -> None:
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    from linalign_integrations.alignment import nucleus
-
-    candidates = nucleus(logits, torch.ones(1), torch.ones(1))
-    counts = torch.zeros(4)
-    for position in range(4000):
-        counts[draw(candidates, 11, position)] += 1
+    plan = SimpleNamespace(token_ids=((1,),), guided=False)
+    requests = [
+        SimpleNamespace(
+            plan=plan,
+            sampling=SamplingParams(temperature=1.0),
+            constraint=None,
+            seed=seed,
+            drawn=[0] * position,
+        )
+        for seed in range(40)
+        for position in range(100)
+    ]
+    tokens = [token for token, _ in choose(logits.expand(4000, -1), requests)]  # type: ignore[arg-type,misc]
+    counts = torch.bincount(torch.tensor(tokens), minlength=4)
     torch.testing.assert_close(counts / 4000, logits[0].softmax(-1), atol=0.02, rtol=0)
 
 
@@ -113,8 +133,6 @@ def test_the_random_numbers_are_uniform_and_depend_on_seed_and_position_only() -
 @pytest.mark.parametrize("preferences", [Preferences(), BRIEF])
 def test_top_k_and_top_p_bound_what_may_be_drawn(fields: dict, preferences: Preferences) -> None:
     """Each drawn token is among those that the same distribution, sorted, allows."""
-    from linalign_integrations.alignment import align
-
     prompts = {
         branch.name: list(branch.token_ids)
         for branch in engine().branches("Hi", preferences=preferences)
@@ -323,7 +341,7 @@ async def test_many_tasks_each_get_their_own_answer() -> None:
     together = await asyncio.gather(
         *(engine().agenerate("Hi", preferences=u, sampling=sampling()) for u in users)
     )
-    assert list(together) == alone
+    assert all(map(same, together, alone))
 
 
 async def test_a_cancelled_answer_leaves_the_engine_usable() -> None:
@@ -380,7 +398,9 @@ def test_a_model_that_gives_nan_fails_with_a_clear_error_and_the_next_request_wo
         sick.generate("Hi")
     with torch.no_grad():
         weight.copy_(kept)
-    assert sick.generate("Hi", sampling=sampling()) == engine().generate("Hi", sampling=sampling())
+    assert same(
+        sick.generate("Hi", sampling=sampling()), engine().generate("Hi", sampling=sampling())
+    )
 
 
 def test_a_folder_is_loaded_once_however_often_it_is_asked_for(folder: Path) -> None:
@@ -396,15 +416,15 @@ def test_a_folder_is_loaded_once_however_often_it_is_asked_for(folder: Path) -> 
     assert len(set(map(id, found))) == 1
     assert Engine.load(str(folder), dtype="bfloat16") is not found[0]
     expected = engine().generate("Hi", preferences=BRIEF, sampling=sampling())
-    assert found[0].generate("Hi", preferences=BRIEF, sampling=sampling()) == expected
+    assert same(found[0].generate("Hi", preferences=BRIEF, sampling=sampling()), expected)
 
 
 def test_a_closed_engine_says_so_and_loading_again_gives_a_new_one(folder: Path) -> None:
     first = Engine.load(folder, dtype="float64")
-    running = first.stream("Hi")
+    running = first.stream("Hi", sampling=sampling(max_tokens=900))
     next(running)
     first.close()
-    for use in (lambda: next(running), lambda: first.generate("Hi"), lambda: first.stream("Hi")):
+    for use in (lambda: list(running), lambda: first.generate("Hi"), lambda: first.stream("Hi")):
         with pytest.raises(EngineClosed, match=r"Engine\.load again"):
             use()
     assert Engine.load(folder, dtype="float64") is not first
@@ -453,10 +473,72 @@ def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
         Engine.load(tmp_path)
 
 
-def test_a_model_with_recurrent_state_is_refused_and_not_run_wrongly() -> None:
+def mamba() -> PreTrainedModel:
+    torch.manual_seed(5)
     config = MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4)
-    with pytest.raises(UnsupportedModel):
-        Engine(MambaForCausalLM(config).eval(), tokenizer(), model_id="tiny-mamba")
+    made = MambaForCausalLM(config).eval()
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(40)
+    return made
+
+
+def mixed() -> PreTrainedModel:
+    """Convolutions and attention."""
+    torch.manual_seed(5)
+    config = Lfm2Config(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+    )
+    made = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(40)
+    return made
+
+
+def local() -> PreTrainedModel:
+    """Windows that are cut by the cache's length, which rows do not share."""
+    torch.manual_seed(5)
+    config = GPTNeoConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    made = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(40)
+    return made
+
+
+@pytest.mark.parametrize("make", [mamba, mixed, local])
+def test_a_model_that_rows_cannot_express_runs_row_by_row_and_says_so(
+    make: Callable[[], PreTrainedModel],
+) -> None:
+    made = make()
+    with pytest.warns(UserWarning, match="runs row by row"):
+        slow = Engine(made, tokenizer(), model_id="tiny-slow")
+    prompts = {one.name: list(one.token_ids) for one in slow.branches("Hi", preferences=BRIEF)}
+    cold = sampling(temperature=0, max_tokens=8)
+    result = slow.generate("Hi", preferences=BRIEF, sampling=cold)
+    for token in result.token_ids:
+        with torch.no_grad():
+            z = {name: made(torch.tensor([ids])).logits[:, -1] for name, ids in prompts.items()}
+        step = align(z["prompted"], z["plain"], ratio=2.0)
+        assert token == step.token_ids[0, step.log_probs[0].argmax()]
+        for ids in prompts.values():
+            ids.append(token)
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(
+            lambda text: slow.generate(text, preferences=BRIEF, sampling=cold), ["Hi", "Ho"] * 3
+        )
+        assert all(same(answer, result) for answer in list(answers)[::2])
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
@@ -578,18 +660,21 @@ def test_a_model_whose_language_part_is_nested_is_run() -> None:
     assert made.generate("Hi", preferences=BRIEF, sampling=sampling()).usage.completion_tokens > 0
 
 
-def test_attention_that_rows_cannot_express_is_refused() -> None:
-    config = GPTNeoConfig(
+def test_a_model_that_keeps_no_state_is_refused() -> None:
+    config = RecurrentGemmaConfig(
         vocab_size=VOCAB,
-        hidden_size=16,
-        num_layers=2,
-        num_heads=2,
-        attention_types=[[["global", "local"], 1]],
-        window_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        lru_width=32,
+        head_dim=8,
+        attention_window_size=16,
     )
-    local = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(UnsupportedModel, match="global, local"):
-        Engine(local, tokenizer(), model_id="tiny-neo")
+    forgetful = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UnsupportedModel, match="no state to go on from"):
+        Engine(forgetful, tokenizer(), model_id="tiny-forgetful")
 
 
 def test_a_model_whose_rows_differ_from_its_own_answers_is_refused() -> None:

@@ -19,11 +19,14 @@ class Usage:
         prompt_tokens: length of the prompted branch.
         completion_tokens: tokens drawn, an end-of-sequence token included.
         branch_tokens: length of all branches' prompts together.
+        reused_tokens: how many of ``prompt_tokens`` were not computed again because the same user
+            had sent them before. What others sent saves time as well but is not told.
     """
 
     prompt_tokens: int
     completion_tokens: int
     branch_tokens: int
+    reused_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

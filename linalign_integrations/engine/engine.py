@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import os
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from linalign_integrations.engine.answer import Piece, Result, gather
-from linalign_integrations.engine.generation import Generation
+from linalign_integrations.engine.answer import Result, gather
+from linalign_integrations.engine.generation import AsyncGeneration, Generation
+from linalign_integrations.engine.grammar import Constraint, Grammar, GrammarCompiler
 from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
+from linalign_integrations.engine.prefixes import PrefixStore
+from linalign_integrations.engine.request import Request
 from linalign_integrations.engine.rows import Rows, check_supported
 from linalign_integrations.engine.sampling import SamplingParams
+from linalign_integrations.engine.scheduler import Scheduler
+from linalign_integrations.engine.solo_rows import SoloRows
 from linalign_integrations.errors import (
     EngineClosed,
+    InvalidArgument,
     InvalidPreferences,
     InvalidSampling,
     PromptTooLong,
@@ -33,10 +40,25 @@ from linalign_integrations.prompts import (
 )
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Callable
+    from typing import Unpack
 
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    RowStore = Rows | SoloRows
+
+# Where the system does not say.
+_USUAL_MEMORY = 8 * 2**30
+
+
+class Limits(TypedDict, total=False):
+    """What an engine may hold, as ``Engine`` describes it."""
+
+    max_rows: int
+    max_bytes: int
+    reuse_bytes: int
+    max_waiting: int
+
 
 Messages = str | Iterable[Mapping[str, Any]]
 
@@ -44,33 +66,70 @@ Messages = str | Iterable[Mapping[str, Any]]
 class Engine:
     """A local causal language model that answers under each request's own preferences.
 
-    Requests may come from any thread or task; the model runs one step of one request at a time. A
-    request keeps nothing in the engine, so none can see another's text, preferences or cache.
+    Requests may come from any thread or task and run together: one forward pass per token for all
+    branches of all of them. What one user sends changes nothing but the speed of what others get.
 
     Use ``Engine.load`` for a model by name. The constructor takes one that is already in memory.
 
     Args:
-        model: a causal decoder with full or sliding-window attention.
+        model: a causal decoder. Those with full or sliding-window attention run all rows at once;
+            others, such as recurrent ones, row by row, which a warning says.
         tokenizer: its tokenizer.
         model_id: what to call it.
+        max_rows: most rows that run together; a request with principles needs two or more.
+        max_bytes: most bytes of keys and values that running requests may come to need; by
+            default a quarter of the machine's memory, on an accelerator half of what is free.
+        reuse_bytes: most bytes of keys and values to keep of finished requests, so that their
+            beginnings need not be computed again; by default an eighth of ``max_bytes``.
+        max_waiting: most requests that wait while the engine is full.
 
     Raises:
-        UnsupportedModel: the model's attention cannot be run in rows.
+        InvalidArgument: a limit leaves room for nothing.
+        UnsupportedModel: the model cannot go on from a prompt it has read.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, model_id: str
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model_id: str,
+        max_rows: int = 64,
+        max_bytes: int | None = None,
+        reuse_bytes: int | None = None,
+        max_waiting: int = 256,
     ) -> None:
         self.tokenizer = tokenizer
         self.model_id = model_id
         self._config = model.config.get_text_config()
-        check_supported(self._config)
-        self._model: PreTrainedModel | None = model
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._form = PromptFormat(tokenizer)
         self._end_tokens = _end_tokens(model, tokenizer)
-        self._turn = threading.Lock()
-        _check_rows(self)
+        head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        width = len(head.weight)
+        self._grammars = GrammarCompiler(tokenizer, width, self._end_tokens)
+        share = 2 if model.device.type == "cuda" else 4
+        max_bytes = _memory(model.device) // share if max_bytes is None else max_bytes
+        reuse_bytes = max_bytes // 8 if reuse_bytes is None else reuse_bytes
+        self._limits = {
+            "max_rows": max_rows,
+            "max_bytes": max_bytes,
+            "reuse_bytes": reuse_bytes,
+            "max_waiting": max_waiting,
+        }
+        for name, value in self._limits.items():
+            least = 0 if name == "reuse_bytes" else 1
+            if value < least:
+                raise InvalidArgument(f"{name} must be at least {least}, not {value}")
+        new_rows, position_bytes = _rows_for(model, model_id, self.context_length, max_bytes)
+        self._model: PreTrainedModel | None = model
+        self._scheduler = Scheduler(
+            new_rows,
+            PrefixStore(reuse_bytes),
+            position_bytes=position_bytes,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            max_waiting=max_waiting,
+        )
 
     @classmethod
     def load(
@@ -81,6 +140,7 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        **limits: Unpack[Limits],
     ) -> Engine:
         """The process's engine for a model; weights are read on the first call only.
 
@@ -92,9 +152,12 @@ class Engine:
             revision: branch, tag or commit of a Hugging Face id.
             trust_remote_code: run Python code that comes with the model. Only for models whose
                 code you have read.
+            **limits: ``max_rows``, ``max_bytes``, ``reuse_bytes`` and ``max_waiting``, as the
+                constructor takes them. They are set when weights are read.
 
         Raises:
-            InvalidArgument: there is no such device or dtype here.
+            InvalidArgument: there is no such device or dtype here, or the model is in memory
+                already with other limits.
             ModelNotFound: no model is named, or it cannot be found.
             UnsupportedModel: it is not a causal decoder with safetensors weights.
         """
@@ -104,7 +167,8 @@ class Engine:
         key = (str(Path(name).resolve()) if Path(name).is_dir() else name, revision, kind, where)
         engine = _engines.get(key)
         if engine is not None and not engine.closed:
-            return engine  # without waiting for another model that is being loaded
+            # Without waiting for another model that is being loaded.
+            return engine._require_limits(limits)
         with _loading:
             engine = _engines.get(key)
             if engine is None or engine.closed:
@@ -115,8 +179,17 @@ class Engine:
                     dtype=kind,
                     trust_remote_code=trust_remote_code,
                 )
-                engine = _engines[key] = cls(weights, tokenizer, model_id=name)
-            return engine
+                engine = _engines[key] = cls(weights, tokenizer, model_id=name, **limits)
+            return engine._require_limits(limits)
+
+    def _require_limits(self, limits: Limits) -> Engine:
+        for name, value in limits.items():
+            if self._limits[name] != value:
+                raise InvalidArgument(
+                    f"{self.model_id!r} is in memory with {name}={self._limits[name]}, not "
+                    f"{value}: close that engine first, or leave {name} out"
+                )
+        return self
 
     @property
     def context_length(self) -> int:
@@ -133,8 +206,8 @@ class Engine:
 
     def close(self) -> None:
         """Gives the model's memory back. Running and later requests raise ``EngineClosed``."""
-        with self._turn:
-            self._model = None
+        self._scheduler.close()
+        self._model = None
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text by itself; what looks like a control token is read as text."""
@@ -158,6 +231,9 @@ class Engine:
         *,
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
+        grammar: Grammar | Constraint | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
     ) -> Result:
         """The answer to a conversation, under the preferences of whoever asks.
 
@@ -165,15 +241,32 @@ class Engine:
             messages: OpenAI-style messages; a string is one user turn.
             preferences: what the user wants; by default nothing beyond the messages.
             sampling: how to draw; by default ``SamplingParams()``.
+            grammar: what the answer must be: a ``Grammar``, or a fresh ``Constraint`` of your own.
+            user: who asks. Users take turns when requests have to wait, and are told of reuse of
+                what they sent themselves only. Requests that name none count as one user.
+            timeout: most seconds from the start to the end of the answer.
 
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
             InvalidPreferences: a principle would forge control tokens through the template.
+            InvalidGrammar: the grammar cannot be read or enforced.
             PromptTooLong: a prompt leaves no room for an answer.
+            RequestTooLarge: the engine is too small for the request.
+            QueueFull: too many requests wait already.
             EngineClosed: the engine was closed.
-            GenerationFailed: the model gave no usable logits.
+            GenerationTimeout: the time was up before the answer was.
+            GenerationFailed: the model or the grammar failed for this request.
         """
-        return gather(self.stream(messages, preferences=preferences, sampling=sampling))
+        return gather(
+            self.stream(
+                messages,
+                preferences=preferences,
+                sampling=sampling,
+                grammar=grammar,
+                user=user,
+                timeout=timeout,
+            )
+        )
 
     async def agenerate(
         self,
@@ -181,9 +274,19 @@ class Engine:
         *,
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
+        grammar: Grammar | Constraint | None = None,
+        user: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it counts from the start of the work
     ) -> Result:
         """``generate`` without blocking the event loop."""
-        pieces = self.astream(messages, preferences=preferences, sampling=sampling)
+        pieces = self.astream(
+            messages,
+            preferences=preferences,
+            sampling=sampling,
+            grammar=grammar,
+            user=user,
+            timeout=timeout,
+        )
         return gather([piece async for piece in pieces])
 
     def stream(
@@ -192,12 +295,17 @@ class Engine:
         *,
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
-    ) -> Iterator[Piece]:
+        grammar: Grammar | Constraint | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> Generation:
         """The answer piece by piece; input is checked now, work starts with the first piece.
 
-        Arguments and errors are those of ``generate``.
+        Arguments and errors are those of ``generate``. The answer goes on while its pieces are not
+        read; ``close`` (or forgetting the iterator) ends it.
         """
-        return self._start(messages, preferences, sampling)
+        request = self._request(messages, preferences, sampling, grammar, user)
+        return Generation(self._scheduler, request, timeout)
 
     def astream(
         self,
@@ -205,24 +313,42 @@ class Engine:
         *,
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
-    ) -> AsyncIterator[Piece]:
+        grammar: Grammar | Constraint | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGeneration:
         """``stream`` for ``async for``; the event loop stays free while the model works.
 
-        A task that is cancelled stops the answer at its next token.
+        A task that is cancelled ends the answer at its next token.
         """
-        return _in_threads(self._start(messages, preferences, sampling))
+        request = self._request(messages, preferences, sampling, grammar, user)
+        return AsyncGeneration(self._scheduler, request, timeout)
 
-    def _start(
+    def _request(
         self,
         messages: Messages,
         preferences: Preferences | None,
         sampling: SamplingParams | None,
-    ) -> Generation:
-        self._open_model()
+        grammar: Grammar | Constraint | None,
+        user: str | None,
+    ) -> Request:
+        if self._model is None:
+            raise EngineClosed(
+                f"the engine of {self.model_id!r} was closed: call Engine.load again"
+            )
         preferences, sampling = _values(preferences, sampling)
         plan = plan_branches(normalise_messages(messages), preferences, self._form)
         self._require_room(plan)
-        return Generation(self, plan, preferences, sampling)
+        return Request(
+            plan,
+            preferences,
+            sampling,
+            constraint=self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar,
+            user=user,
+            form=self._form,
+            ends=self._end_tokens,
+            context_length=self.context_length,
+        )
 
     def _require_room(self, plan: BranchPlan) -> None:
         longest = max(map(len, plan.token_ids))
@@ -243,36 +369,6 @@ class Engine:
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         return self._model
-
-    def _new_rows(self, capacity: int) -> Rows:
-        return Rows(self._config, self._open_model().dtype, capacity, self.context_length)
-
-    def _forward(self, rows: Rows, new: list[tuple[int, ...]], lengths: Tensor) -> Tensor:
-        """Logits ``[rows, vocab]`` after new tokens were appended to every row."""
-        width = max(map(len, new))
-        with self._turn, torch.inference_mode():
-            model = self._open_model()
-            token_ids = torch.tensor(
-                [[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=model.device
-            )
-            last = torch.tensor([len(tokens) - 1 for tokens in new], device=model.device)[:, None]
-            inputs = rows.inputs(token_ids, lengths.to(model.device))
-            if self._keeps_logits:
-                inputs["logits_to_keep"] = last
-            logits: Tensor = model(**inputs).logits
-            if not self._keeps_logits:
-                logits = logits.take_along_dim(last[..., None], dim=1)
-            logits = logits[:, 0].float()
-            # MPS has no float64, in which the step is computed.
-            return logits.cpu() if logits.device.type == "mps" else logits
-
-
-async def _in_threads(generation: Generation) -> AsyncIterator[Piece]:
-    try:
-        while (piece := await asyncio.to_thread(next, generation, None)) is not None:
-            yield piece
-    finally:
-        generation.close()
 
 
 def _values(preferences: object, sampling: object) -> tuple[Preferences, SamplingParams]:
@@ -301,32 +397,61 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     return frozenset(ends)
 
 
-def _check_rows(engine: Engine) -> None:
+def _rows_for(
+    model: PreTrainedModel, name: str, max_positions: int, max_bytes: int
+) -> tuple[Callable[[], RowStore], int]:
+    """What makes rows for a model, and the bytes that a position of one takes."""
+    new_rows = partial(Rows, model, max_positions=max_positions, max_bytes=max_bytes)
+    try:
+        check_supported(model.config.get_text_config())
+        rows = new_rows()
+        _check_rows(rows, model, name)
+    except UnsupportedModel as reason:
+        _check_rows(SoloRows(model), model, name)
+        warnings.warn(
+            f"{name!r} runs row by row, so that several users and principles cost as much as one "
+            f"after the other: {reason}",
+            stacklevel=3,
+        )
+        return partial(SoloRows, model), 0
+    return new_rows, rows.position_bytes
+
+
+def _check_rows(rows: RowStore, model: PreTrainedModel, name: str) -> None:
     """Compares rows of unequal length with the model's own forward pass, once per load.
 
     Attention that rows cannot express (recurrent state, position biases computed from a padding
     mask) would otherwise give wrong answers without a word.
     """
-    model = engine._open_model()
-    known = ((1, 2, 3), (4,))
+    known: list[tuple[int, ...]] = [(1, 2, 3), (4,)]
+    more = [(5,), (5,)]
+    kind = model.config.get_text_config().model_type
     try:
-        rows = engine._new_rows(2)
-        engine._forward(rows, list(known), torch.tensor([0, 0]))
-        stepped = engine._forward(rows, [(5,), (5,)], torch.tensor([3, 1]))
         with torch.inference_mode():
+            rows.add(2)
+            rows.forward(known)
+            rows.extend(known)
+            stepped = rows.forward(more)
+            rows.drop(2)
             whole = [torch.tensor([[*row, 5]], device=model.device) for row in known]
             expected = torch.stack([model(ids).logits[0, -1] for ids in whole]).to(stepped)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise UnsupportedModel(
-            f"{engine.model_id!r} ({engine._config.model_type}) cannot run several prompts at "
-            f"once: {error}"
-        ) from error
+        raise UnsupportedModel(f"{name!r} ({kind}) cannot be run: {error}") from error
     # Loose enough for the rounding of half precision, far below what a wrong mask would do.
     if float((stepped - expected).norm()) > 0.1 * float(expected.norm()):
         raise UnsupportedModel(
-            f"{engine.model_id!r} ({engine._config.model_type}) gives other answers when several "
-            "prompts run at once; it is not a causal decoder of a supported kind"
+            f"{name!r} ({kind}) gives other answers when several prompts run at once; it is not a "
+            "causal decoder of a supported kind"
         )
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory that are there: free on an accelerator, physical on the processor's side."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _USUAL_MEMORY
 
 
 _engines: dict[tuple[str, str | None, torch.dtype, torch.device], Engine] = {}

@@ -1,90 +1,137 @@
-"""One running request: its rows, its tokens, its text."""
+"""An answer as it comes, for those who wait for it in a thread and for those who await it."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-import torch
-
-from linalign_integrations.engine.answer import FinishReason, Piece, Usage
-from linalign_integrations.engine.sampling import SamplingParams, distribution, draw
-from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.engine.answer import Piece
+from linalign_integrations.errors import GenerationTimeout
 
 if TYPE_CHECKING:
-    from linalign_integrations.engine.engine import Engine
-    from linalign_integrations.engine.rows import Rows
-    from linalign_integrations.preferences.model import Preferences
-    from linalign_integrations.prompts import BranchPlan
-
-# Room for this much of an answer is allocated with the prompt; longer ones make it grow.
-_FIRST_ROOM = 128
+    from linalign_integrations.engine.request import Delivery, Request
+    from linalign_integrations.engine.scheduler import Scheduler
 
 
-class Generation(Iterator[Piece]):
-    """Draws an answer token by token; each ``next`` is one step of all branches.
+class _Waiting:
+    """What both kinds of waiting share: a request that is begun once and may be given up."""
+
+    def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
+        self._scheduler = scheduler
+        self._request = request
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._started = self._done = False
+
+    def _start(self, deliver: Delivery) -> None:
+        self._started = True
+        if self._timeout is not None:
+            self._deadline = time.monotonic() + self._timeout
+        self._request.deliver = deliver
+        self._scheduler.submit(self._request)
+
+    def _left(self) -> float | None:
+        """Seconds until the deadline; None where there is none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _late(self) -> GenerationTimeout:
+        return GenerationTimeout(
+            f"the answer was not finished within {self._timeout} seconds: allow more, lower "
+            "max_tokens, or ask when fewer requests run"
+        )
+
+    def _give_up(self) -> None:
+        self._done = self._request.cancelled = True
+
+    def _take(self, item: Piece | BaseException) -> Piece:
+        if isinstance(item, BaseException):
+            self._done = True
+            raise item
+        self._done = item.finish_reason is not None
+        return item
+
+    def __del__(self) -> None:
+        # Whoever forgets an answer does not wait for it.
+        self._request.cancelled = True
+
+
+class Generation(_Waiting, Iterator[Piece]):
+    """An answer for ``for``; work starts with the first piece asked for.
 
     Args:
-        engine: runs the branches.
-        plan: the request's branches.
-        preferences: the request's.
-        sampling: the request's.
+        scheduler: runs the request.
+        request: what to run.
+        timeout: seconds from the first piece asked for to the last one; None for no limit.
     """
 
-    def __init__(
-        self, engine: Engine, plan: BranchPlan, preferences: Preferences, sampling: SamplingParams
-    ) -> None:
-        self._engine = engine
-        self._plan = plan
-        self._preferences = preferences
-        self._sampling = sampling
-        self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        self._lengths = torch.tensor([len(ids) for ids in plan.token_ids])
-        longest = int(self._lengths.max())
-        self._most = min(sampling.max_tokens, engine.context_length - longest)
-        self._rows: Rows | None = engine._new_rows(longest + min(self._most, _FIRST_ROOM))
-        self._text = TextAssembler(engine._form, sampling.stop)
-        # A control token is never part of the text, so as a stop it must be told by its id.
-        named = engine._form.control_tokens
-        self._ends = engine._end_tokens | {named[text] for text in sampling.stop if text in named}
-        self._next: list[tuple[int, ...]] = list(plan.token_ids)
-        self._filled = torch.zeros_like(self._lengths)
-        self._drawn = 0
+    def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
+        super().__init__(scheduler, request, timeout)
+        self._pieces: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
 
     def __next__(self) -> Piece:
-        if self._rows is None:
+        if self._done:
             raise StopIteration
         try:
-            return self._step(self._rows)
+            if not self._started:
+                self._start(self._pieces.put)
+            return self._take(self._pieces.get(timeout=self._left()))
+        except queue.Empty:
+            self._give_up()
+            raise self._late() from None
         except BaseException:
-            self.close()
+            self._give_up()
             raise
 
     def close(self) -> None:
-        """Ends the answer here and gives its memory back."""
-        self._rows = None
+        """Ends the answer here; its rows are free at the next step."""
+        self._give_up()
+        # Another thread may be waiting for a piece.
+        self._pieces.put(StopIteration())
 
-    def _step(self, rows: Rows) -> Piece:
-        logits = self._engine._forward(rows, self._next, self._filled)
-        self._filled = self._filled + torch.tensor([len(tokens) for tokens in self._next])
-        with torch.inference_mode():
-            step = distribution(logits, self._plan, self._preferences, self._sampling)
-            token = draw(step, self._seed, self._drawn)
-            kl = float(step.kl[0])
-        self._drawn += 1
-        self._next = [(token,)] * len(self._lengths)
-        ended = token in self._ends
-        text = "" if ended else self._text.push(token)
-        finish: FinishReason | None = None
-        if ended or self._text.stopped:
-            finish = "stop"
-        elif self._drawn == self._most:
-            finish = "length"
-        if finish is None:
-            return Piece(text, (token,), None, None, kl)
-        self.close()
-        text += self._text.finish()
-        finish = "stop" if self._text.stopped else finish
-        usage = Usage(int(self._lengths[0]), self._drawn, int(self._lengths.sum()))
-        return Piece(text, (token,), finish, usage, kl)
+
+class AsyncGeneration(_Waiting, AsyncIterator[Piece]):
+    """An answer for ``async for``; the event loop is never blocked.
+
+    Args:
+        scheduler: runs the request.
+        request: what to run.
+        timeout: seconds from the first piece asked for to the last one; None for no limit.
+    """
+
+    def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
+        super().__init__(scheduler, request, timeout)
+        self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+
+    async def __anext__(self) -> Piece:
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            if not self._started:
+                self._start(self._into(asyncio.get_running_loop()))
+            # Unlike wait_for of Python 3.11 this never swallows a cancellation.
+            async with asyncio.timeout(self._left()):
+                item = await self._pieces.get()
+            return self._take(item)
+        except TimeoutError:
+            self._give_up()
+            raise self._late() from None
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _into(self, loop: asyncio.AbstractEventLoop) -> Delivery:
+        put = self._pieces.put_nowait
+
+        def deliver(item: Piece | BaseException) -> None:
+            loop.call_soon_threadsafe(put, item)
+
+        return deliver
+
+    async def aclose(self) -> None:
+        """Ends the answer here; its rows are free at the next step."""
+        self._give_up()
+        # Another task may be waiting for a piece.
+        self._pieces.put_nowait(StopAsyncIteration())

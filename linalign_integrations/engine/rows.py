@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+import math
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -11,7 +14,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from linalign_integrations.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from collections.abc import Sequence
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Keys and values ``[heads, length, head_dim]`` of one row, for every layer.
+Layers = list[tuple[Tensor, Tensor]]
 
 _WINDOWED = "sliding_attention"
 _KINDS = {"full_attention", _WINDOWED}
@@ -20,47 +28,199 @@ _KINDS = {"full_attention", _WINDOWED}
 class Rows(Cache):
     """A key/value cache in which every row starts at position 0 and has a length of its own.
 
-    Nothing is copied per step: new positions are written in place and the filled part is handed
-    out as a view. Capacity doubles when it is reached. Rows shorter than the longest are told
-    apart by the explicit masks of ``inputs``, so no row is ever padded on the left.
+    Rows in use are always the first ``len(lengths)``; the others hold zeros only, since a NaN
+    spoils whoever has its row next, masked or not. Nothing is copied per step: new positions
+    are written in place and the filled part is handed out as a view. Room for rows and for
+    positions doubles when it is used up. Rows shorter than the longest are told apart by explicit
+    masks, so no row is ever padded on the left.
+
+    Everything happens in ``torch.inference_mode``, which the caller has entered.
 
     Args:
-        config: the model's text configuration.
-        dtype: the model's.
-        capacity: positions to allocate at first; a good guess avoids growing.
-        limit: most positions that will ever be needed.
+        model: a causal decoder with full or sliding-window attention.
+        max_positions: most positions that a row will need.
+        max_bytes: most bytes to hold beyond what is in use; None for no limit.
+
+    Attributes:
+        lengths: tokens that each row in use holds.
     """
 
+    # Any number of new tokens may be read at a time, and a known start may be put in.
+    divisible: Literal[True] = True
+
     def __init__(
-        self, config: PretrainedConfig, dtype: torch.dtype, capacity: int, limit: int
+        self, model: PreTrainedModel, *, max_positions: int, max_bytes: int | None = None
     ) -> None:
         self._rows: list[_RowLayer] = []
         super().__init__(layers=self._rows)  # type: ignore[arg-type] # a list of a subclass
-        self._config = config
-        self._dtype = dtype
-        self._capacity = capacity
-        self._limit = limit
+        self._model = model
+        self._config = model.config.get_text_config()
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._max_positions = max_positions
+        self._max_bytes = max_bytes
+        self._room = (0, 0)
+        # Of the forward pass that is running: its rows and positions, and the most it fills.
+        self._first = 0
         self._positions = torch.empty(0, 0, dtype=torch.long)
         self._filled = 0
+        # Positions of each row in use that were ever written.
+        self._touched: list[int] = []
+        self.lengths: list[int] = []
 
-    def inputs(self, token_ids: Tensor, lengths: Tensor) -> dict[str, Any]:
-        """Keyword arguments for the model's forward pass over new tokens of every row.
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position of one row; 0 before the first forward pass."""
+        return sum(
+            2 * one.keys[0, :, 0].numel() * one.keys.element_size()
+            for one in self._rows
+            if one.is_initialized
+        )
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows and positions that memory is held for."""
+        return self._room
+
+    def add(self, count: int) -> None:
+        """Takes empty rows into use, behind the others."""
+        self.lengths += [0] * count
+        self._touched += [0] * count
+
+    def drop(self, count: int) -> None:
+        """Gives the last rows back, emptied."""
+        kept = len(self.lengths) - count
+        for row in range(kept, len(self.lengths)):
+            self._empty(row, 0)
+        del self.lengths[kept:], self._touched[kept:]
+
+    def move(self, source: int, target: int) -> None:
+        """Makes a row hold what another does."""
+        self.copy(source, target, self.lengths[source])
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Makes a row hold the first tokens of another, and nothing else."""
+        self.reserve(length)
+        for layer in self._rows:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+        self._empty(target, length)
+        self.lengths[target] = length
+
+    def _empty(self, row: int, begin: int) -> None:
+        """Forgets what a row ever held from a position on."""
+        for layer in self._rows if self._touched[row] > begin else ():
+            if layer.is_initialized:
+                layer.keys[row, :, begin : self._touched[row]] = 0
+                layer.values[row, :, begin : self._touched[row]] = 0
+        self._touched[row] = begin
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order; one that is named twice becomes two."""
+        self.lengths = [self.lengths[row] for row in rows]
+        self._touched = [self._touched[row] for row in rows]
+        for layer in self._rows:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self._room = (len(rows), self._room[1])
+
+    def put(self, row: int, layers: Layers, length: int) -> None:
+        """Makes a row hold the first ``length`` tokens of what ``read`` returned."""
+        while len(self._rows) < len(layers):
+            self._rows.append(_RowLayer())
+        self.reserve(length)
+        for layer, (keys, values) in zip(self._rows, layers, strict=True):
+            layer.fit(keys[None], self._room)
+            layer.keys[row, :, :length] = keys[:, :length]
+            layer.values[row, :, :length] = values[:, :length]
+        self._empty(row, length)
+        self.lengths[row] = length
+
+    def read(self, row: int) -> Layers:
+        """Copies of a row's keys and values."""
+        length = self.lengths[row]
+        return [
+            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
+            for layer in self._rows
+        ]
+
+    def release(self) -> None:
+        """Gives everything back, the model included; the rows are of no use any more."""
+        self.lengths.clear()
+        self._rows.clear()
+        del self._model
+
+    def reserve(self, positions: int) -> None:
+        """Makes room for the rows in use to have that many positions.
+
+        Raises:
+            MemoryError, RuntimeError: no memory can be had; the rows are as they were.
+        """
+        rows = len(self.lengths)
+        had_rows, had_positions = self._room
+        if rows <= had_rows and positions <= had_positions:
+            return
+        # What grows doubles; what does not shrinks to what is in use.
+        positions = max([positions, *self.lengths])
+        wide = min(_doubled(positions), max(positions, self._max_positions))
+        high = _doubled(rows)
+        if self._max_bytes is not None and self.position_bytes:
+            high = max(rows, min(high, self._max_bytes // (wide * self.position_bytes)))
+        room = (high, wide)
+        kept = max(self.lengths[:had_rows], default=0)
+        # All layers or none: memory may run out halfway.
+        grown = [layer.grown(room, min(rows, had_rows), kept) for layer in self._rows]
+        for layer, held in zip(self._rows, grown, strict=True):
+            if held is not None:
+                layer.keys, layer.values = held
+        self._room = room
+
+    def forward(self, new: Sequence[Sequence[int]], first: int = 0) -> Tensor:
+        """Reads new tokens and returns what may follow them.
+
+        The rows' lengths stay as they are: a pass that failed may be tried again. ``extend``
+        makes the new tokens count.
 
         Args:
-            token_ids: ``[rows, q]``; a row with fewer new tokens is padded on the right, and what
-                is computed for the padding is overwritten before anything can attend to it.
-            lengths: ``[rows]`` tokens that each row held before.
+            new: at least one token for each of some adjacent rows. A row with fewer than the
+                longest is padded on the right; what is computed for the padding is overwritten
+                before anything can attend to it.
+            first: the first of these rows.
+
+        Returns:
+            ``[rows, vocab]`` float32 logits after the last new token of each row.
         """
-        new = token_ids.shape[1]
-        self._positions = lengths[:, None] + torch.arange(new, device=token_ids.device)
-        self._filled = int(lengths.max()) + new
-        return {
-            "input_ids": token_ids,
-            "position_ids": self._positions,
-            "attention_mask": self._masks(),
-            "past_key_values": self,
-            "use_cache": True,
-        }
+        device = self._model.device
+        width = max(map(len, new))
+        lengths = self.lengths[first : first + len(new)]
+        self._filled = max(lengths) + width
+        self.reserve(self._filled)
+        self._first = first
+        for row, length in enumerate(lengths, first):
+            self._touched[row] = max(self._touched[row], length + width)
+        at = torch.arange(width, device=device)
+        self._positions = torch.tensor(lengths, device=device)[:, None] + at
+        token_ids = torch.tensor(
+            [[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=device
+        )
+        last = torch.tensor([len(tokens) - 1 for tokens in new], device=device)[:, None]
+        logits: Tensor = self._model(
+            input_ids=token_ids,
+            # Padding may lie beyond the last position that the model knows.
+            position_ids=self._positions.clamp_max(self._max_positions - 1),
+            attention_mask=self._masks(),
+            past_key_values=self,
+            use_cache=True,
+            **({"logits_to_keep": last} if self._keeps_logits else {}),
+        ).logits
+        if not self._keeps_logits:
+            logits = logits.take_along_dim(last[..., None], dim=1)
+        logits = logits[:, 0].float()
+        # MPS has no float64, in which the step is computed.
+        return logits.cpu() if logits.device.type == "mps" else logits
+
+    def extend(self, new: Sequence[Sequence[int]], first: int = 0) -> None:
+        """Makes tokens that ``forward`` has read count."""
+        for row, tokens in enumerate(new, first):
+            self.lengths[row] += len(tokens)
 
     def _masks(self) -> Tensor | dict[str, Tensor]:
         keys = torch.arange(self._filled, device=self._positions.device)
@@ -78,7 +238,8 @@ class Rows(Cache):
         """The mask in the form that the model's attention adds or reads."""
         if self._config._attn_implementation != "eager":
             return allowed
-        return torch.where(allowed, 0.0, torch.finfo(self._dtype).min).to(self._dtype)
+        dtype = self._model.dtype
+        return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
 
     def update(
         self,
@@ -93,44 +254,49 @@ class Rows(Cache):
         while len(self._rows) <= layer_idx:
             self._rows.append(_RowLayer())
         layer = self._rows[layer_idx]
-        while self._capacity < self._filled:
-            self._capacity = max(self._filled, min(2 * self._capacity, self._limit))
-        return layer.write(key_states, value_states, self._positions, self._filled, self._capacity)
+        layer.fit(key_states, self._room)
+        return layer.write(key_states, value_states, self._first, self._positions, self._filled)
 
 
 class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's keys and values, ``[rows, heads, capacity, head_dim]`` each."""
+    """One layer's keys and values, ``[rows, heads, positions, head_dim]`` each."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._filled = 0
 
+    def fit(self, like: Tensor, room: tuple[int, int]) -> None:
+        """Allocates on first use, when the shape of a head is known."""
+        if not self.is_initialized:
+            self.keys, self.values = _zeros(like, room), _zeros(like, room)
+            self.is_initialized = True
+
+    def grown(self, room: tuple[int, int], rows: int, length: int) -> tuple[Tensor, Tensor] | None:
+        """Copies with other room that hold the first tokens of the first rows; None if unused."""
+        if not self.is_initialized:
+            return None
+        keys, values = _zeros(self.keys, room), _zeros(self.values, room)
+        keys[:rows, :, :length] = self.keys[:rows, :, :length]
+        values[:rows, :, :length] = self.values[:rows, :, :length]
+        return keys, values
+
     def write(
-        self, keys: Tensor, values: Tensor, positions: Tensor, filled: int, capacity: int
+        self, keys: Tensor, values: Tensor, first: int, positions: Tensor, filled: int
     ) -> tuple[Tensor, Tensor]:
-        self.keys = self._fit(self.keys, keys, capacity)
-        self.values = self._fit(self.values, values, capacity)
-        self.is_initialized = True
-        row = torch.arange(len(positions), device=positions.device)[:, None]
+        end = first + len(positions)
+        row = torch.arange(first, end, device=positions.device)[:, None]
         # The indexed dimensions come first in the assigned view: [rows, q, heads, head_dim].
         self.keys[row, :, positions] = keys.transpose(1, 2)
         self.values[row, :, positions] = values.transpose(1, 2)
         self._filled = filled
-        return self.keys[:, :, :filled], self.values[:, :, :filled]
-
-    def _fit(self, held: Tensor | None, new: Tensor, capacity: int) -> Tensor:
-        if held is not None and held.shape[2] >= capacity:
-            return held
-        # Zeros, since a masked key still takes part as 0 times its value, which must not be NaN.
-        room = new.new_zeros(*new.shape[:2], capacity, new.shape[3])
-        if held is not None:
-            room[:, :, : held.shape[2]] = held
-        return room
+        return self.keys[first:end, :, :filled], self.values[first:end, :, :filled]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do before the first write, which knows the capacity."""
+        """Nothing to do before the first write, which knows the room."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -150,6 +316,22 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return -1
 
 
+def _zeros(like: Tensor, room: tuple[int, int]) -> Tensor:
+    """Room for rows and positions; zeros, since a masked key counts as 0 times its value."""
+    shape = (room[0], like.shape[1], room[1], like.shape[3])
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    # Asked this way, the system hands out zeroed pages as they are first used; torch would write
+    # them all now, while everybody waits.
+    held = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+    return torch.from_numpy(held).view(like.dtype).view(shape)
+
+
+def _doubled(needed: int) -> int:
+    """The next power of two, so that growing by one at a time rarely copies."""
+    return 1 << (needed - 1).bit_length()
+
+
 def check_supported(config: PretrainedConfig) -> None:
     """Refuses attention that rows cannot express.
 
@@ -162,5 +344,5 @@ def check_supported(config: PretrainedConfig) -> None:
     if unknown:
         raise UnsupportedModel(
             f"{config.model_type} has layers of kind {', '.join(sorted(unknown))}; only full and "
-            "sliding-window attention are supported"
+            "sliding-window attention can be run in rows"
         )

@@ -10,12 +10,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 from linalign_integrations.alignment import AlignedStep, align, nucleus
-from linalign_integrations.errors import GenerationFailed, InvalidSampling, describe
+from linalign_integrations.errors import (
+    GenerationFailed,
+    InvalidSampling,
+    LinAlignError,
+    describe,
+)
 
 if TYPE_CHECKING:
-    from linalign_integrations.alignment import Candidates
-    from linalign_integrations.preferences.model import Preferences
-    from linalign_integrations.prompts import BranchPlan
+    from collections.abc import Sequence
+
+    from linalign_integrations.engine.request import Request
 
 
 def _as_stops(value: object) -> object:
@@ -55,63 +60,181 @@ class SamplingParams(BaseModel):
             raise InvalidSampling(describe(error)) from error
 
 
-def distribution(
-    logits: Tensor, plan: BranchPlan, preferences: Preferences, sampling: SamplingParams
+def choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float] | LinAlignError]:
+    """The next token of each request, all drawn together.
+
+    Args:
+        logits: ``[rows, vocab]`` float32; the branches of each request, one request after another.
+        requests: whose rows these are.
+
+    Returns:
+        For each request its token and the nats that alignment spent on it, or, where there is
+        nothing to draw from, the error that ends it. The others are not disturbed.
+    """
+    usable = logits.amax(-1).isfinite().tolist()
+    chosen: list[tuple[int, float] | LinAlignError] = [_unusable() for _ in requests]
+    alike: dict[tuple[bool, int, bool], list[tuple[int, int]]] = {}
+    first = 0
+    for place, request in enumerate(requests):
+        rows = len(request.plan.token_ids)
+        if all(usable[first : first + rows]):
+            alike.setdefault(_kind(request), []).append((place, first))
+        first += rows
+    for members in alike.values():
+        places = [place for place, _ in members]
+        group = [requests[place] for place in places]
+        drawn = _draw_alike(logits, group, [row for _, row in members])
+        for place, one in zip(places, drawn, strict=True):
+            chosen[place] = one
+    return chosen
+
+
+def _unusable() -> GenerationFailed:
+    return GenerationFailed(
+        "the model gave no usable logits (NaN, infinite, or every token forbidden): "
+        "try dtype='float32', and check the weights"
+    )
+
+
+def _kind(request: Request) -> tuple[bool, int, bool]:
+    """Requests of one kind are computed in the same tensors.
+
+    Where nothing is ruled out the whole vocabulary is a candidate: apart from these, requests need
+    only a few hundred tokens each.
+    """
+    plan, sampling = request.plan, request.sampling
+    if plan.guided:
+        return True, len(plan.terms), request.preferences.plausibility == 1
+    bounded = sampling.temperature == 0 or sampling.top_k is not None or sampling.top_p < 1
+    return False, 0, not bounded
+
+
+def _draw_alike(
+    logits: Tensor, requests: list[Request], rows: list[int]
+) -> list[tuple[int, float] | LinAlignError]:
+    """``choose`` for requests of one kind, each beginning at its row of the logits."""
+    masks = [_mask(request, logits) for request in requests]
+    step = _aligned(logits, requests, rows, masks)
+    failed: dict[int, LinAlignError] = {}
+    apart: dict[int, tuple[int, float]] = {}
+    for place, mask in enumerate(masks):
+        if isinstance(mask, LinAlignError):
+            failed[place] = mask
+        elif mask is not None and requests[place].plan.guided:
+            allowed = mask[step.token_ids[place]] & (step.log_probs[place] > -torch.inf)
+            if bool(allowed.any()):
+                kept = step.log_probs[place].masked_fill(~allowed, -torch.inf)
+                step.log_probs[place] = kept.log_softmax(-1)
+            else:
+                # Nothing plausible is allowed: what is allowed decides.
+                branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
+                only = branches.masked_fill(~mask, -torch.inf)
+                alone = _aligned(only, [requests[place]], [0], [None])
+                (apart[place],) = _draw(_cut(alone, [requests[place]]), [requests[place]])
+    drawn = _draw(_cut(step, requests), requests)
+    return [failed.get(at) or apart.get(at) or one for at, one in enumerate(drawn)]
+
+
+def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
+    """``[vocab]`` whether the request's grammar allows each token; None where it has none."""
+    if request.constraint is None:
+        return None
+    try:
+        mask: Tensor = request.constraint.mask().to(logits.device)
+    except LinAlignError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a grammar may be anybody's code
+        failure = GenerationFailed(f"the grammar failed: {error}")
+        failure.__cause__ = error
+        return failure
+    if mask.dtype != torch.bool or mask.shape != logits.shape[-1:]:
+        return GenerationFailed(
+            f"the grammar failed: its mask is not a tensor of {logits.shape[-1]} bools"
+        )
+    if not bool(mask.any()):
+        return GenerationFailed("the grammar allows no token at all: make it satisfiable")
+    return mask
+
+
+def _aligned(
+    logits: Tensor,
+    requests: list[Request],
+    rows: list[int],
+    masks: Sequence[Tensor | LinAlignError | None],
 ) -> AlignedStep:
-    """What the next token of one request is drawn from.
+    """What the next tokens of requests of one kind may be, before any cut.
 
     Without principles this is the model's own distribution. With principles only their plausible
     set may be drawn from, moved along the direction where there is one. Temperature 0 aligns at
     temperature 1, so that the plausible set keeps a meaning.
-
-    Args:
-        logits: ``[branches, vocab]`` of the request.
-        plan: how its branches combine.
-        preferences: the request's; only its numbers are used here.
-        sampling: the request's.
-
-    Raises:
-        GenerationFailed: the logits contain NaN, or every token is forbidden.
     """
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise GenerationFailed(
-            "the model gave no usable logits (NaN, infinite, or every token forbidden): "
-            "try dtype='float32', and check the weights"
-        )
-    cold = sampling.temperature == 0
-    heat = 1.0 if cold else sampling.temperature
-    top_p = logits.new_tensor([sampling.top_p], dtype=torch.double)
-    top_k = torch.tensor([1 if cold else sampling.top_k or 0], device=logits.device)
-    if not plan.guided:
-        own = nucleus(logits[:1], torch.full_like(top_p, heat), top_p, top_k)
-        still = torch.zeros_like(top_p)
-        return AlignedStep(own.token_ids, own.log_probs, still, still)
-    step = align(
-        logits[:1],
-        logits[plan.plain][None],
-        ratio=preferences.ratio,
-        kl_budget=preferences.kl_budget,
-        plausibility=preferences.plausibility,
+    first = torch.tensor(rows, device=logits.device)
+    heat = _numbers(logits, [request.sampling.temperature or 1.0 for request in requests])
+    if not requests[0].plan.guided:
+        own = logits[first]
+        for place, mask in enumerate(masks):
+            if isinstance(mask, Tensor):
+                own[place].masked_fill_(~mask, -torch.inf)
+        top_p, top_k = _limits(logits, requests)
+        kept = nucleus(own, heat, top_p, top_k)
+        still = torch.zeros_like(heat)
+        return AlignedStep(kept.token_ids, kept.log_probs, still, still)
+    terms = [request.plan.terms for request in requests]
+    at = torch.tensor([[index for index, _ in one] for one in terms], device=logits.device)
+    plain = torch.tensor([request.plan.plain for request in requests], device=logits.device)
+    wanted = [request.preferences for request in requests]
+    return align(
+        logits[first],
+        logits[first + plain],
+        ratio=_numbers(logits, [one.ratio for one in wanted]),
+        kl_budget=_numbers(
+            logits, [torch.inf if one.kl_budget is None else one.kl_budget for one in wanted]
+        ),
+        plausibility=_numbers(logits, [one.plausibility for one in wanted]),
         temperature=heat,
-        principles=logits[[index for index, _ in plan.terms]][None],
-        weights=top_p.new_tensor([[weight for _, weight in plan.terms]]),
+        principles=logits[(first[:, None] + at).long()],
+        weights=_numbers(logits, [[weight for _, weight in one] for one in terms]),
     )
-    if cold or sampling.top_k is not None or sampling.top_p < 1:
-        kept = nucleus(step.log_probs, torch.ones_like(top_p), top_p, top_k)
-        token_ids = step.token_ids.gather(-1, kept.token_ids)
-        return AlignedStep(token_ids, kept.log_probs, step.ratio, step.kl)
-    return step
 
 
-def draw(candidates: Candidates | AlignedStep, seed: int, position: int) -> int:
-    """One token of a single request, by inverting the cumulative distribution.
+def _cut(step: AlignedStep, requests: list[Request]) -> AlignedStep:
+    """What is left of an aligned step within each request's top-p and top-k."""
+    if not requests[0].plan.guided:
+        return step  # it was cut already, from the logits
+    top_p, top_k = _limits(step.log_probs, requests)
+    if not bool(((top_p < 1) | (top_k > 0)).any()):
+        return step
+    kept = nucleus(step.log_probs, torch.ones_like(top_p), top_p, top_k)
+    token_ids = step.token_ids.gather(-1, kept.token_ids)
+    return AlignedStep(token_ids, kept.log_probs, step.ratio, step.kl)
 
-    The only randomness is ``(seed, position)``, so an answer does not depend on what else runs.
+
+def _limits(like: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
+    """``[n]`` top-p, and ``[n]`` top-k with 0 for no limit; greedy takes one token."""
+    each = [request.sampling for request in requests]
+    top_k = [1 if one.temperature == 0 else one.top_k or 0 for one in each]
+    return _numbers(like, [one.top_p for one in each]), torch.tensor(top_k, device=like.device)
+
+
+def _numbers(like: Tensor, values: Sequence[float | Sequence[float]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.double, device=like.device)
+
+
+def _draw(step: AlignedStep, requests: list[Request]) -> list[tuple[int, float]]:
+    """Draws by inverting the cumulative distribution.
+
+    The only randomness is a request's seed and how many tokens it has drawn, so an answer does not
+    depend on what else runs.
     """
-    mass = candidates.log_probs[0].exp().cumsum(-1)
-    threshold = uniform(seed, position) * mass[-1]
-    place = int(torch.searchsorted(mass, threshold, right=True))
-    return int(candidates.token_ids[0, min(place, len(mass) - 1)])
+    probs = step.log_probs.exp()
+    mass = probs.cumsum(-1)
+    numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
+    goal = _numbers(mass, numbers)[:, None] * mass[:, -1:]
+    # Rounding must not carry the goal beyond the last token that can be drawn.
+    last = ((probs > 0) * torch.arange(probs.shape[-1], device=probs.device)).amax(-1, True)
+    place = torch.minimum(torch.searchsorted(mass, goal, right=True), last)
+    tokens = step.token_ids.gather(-1, place)[:, 0].tolist()
+    return list(zip(tokens, step.kl.tolist(), strict=True))
 
 
 def uniform(seed: int, position: int) -> float:

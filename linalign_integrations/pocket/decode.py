@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -60,19 +59,17 @@ def write(
     """
     count, width, longest = draws.shape
     prompts = [*prompted, *plain]
-    lengths = torch.tensor([len(ids) for ids in prompts])
-    most = int(lengths.max())
-    rows = Rows(model.config, model.dtype, most, most + longest)
-    padded = torch.tensor([ids + [end] * (most - len(ids)) for ids in prompts])
-    inputs = rows.inputs(padded, torch.zeros_like(lengths))
-    logits = model(**inputs, logits_to_keep=lengths[:, None] - 1).logits[:, 0]
+    rows = Rows(model, max_positions=max(map(len, prompts)) + longest)
+    rows.add(len(prompts))
+    logits = rows.forward(prompts)
+    rows.extend(prompts)
 
     # Half of the rows decide, the other half follow the same answers without principles.
     told = torch.tensor([one is not None for one in preferences]).repeat(count)
     source = torch.arange(count).repeat_interleave(width)
     both = torch.cat([torch.where(told, source, source + count), source + count])
-    _keep(rows, both)
-    logits, lengths = logits[both], lengths[both]
+    rows.select(both.tolist())
+    logits = logits[both]
     # Plain answers are the model's own: no step, and nothing is ruled out.
     known = [one or Preferences(ratio=0, plausibility=1) for one in preferences]
     settings = torch.tensor(
@@ -101,21 +98,16 @@ def write(
         if left < 0.8 * len(at):
             kept = running.nonzero()[:, 0]
             both = torch.cat([kept, kept + len(at)])
-            _keep(rows, both)
-            lengths, token, at, running = lengths[both], token[kept], at[kept], running[kept]
-        logits = model(**rows.inputs(token.repeat(2)[:, None], lengths)).logits[:, -1]
-        lengths = lengths + 1
+            rows.select(both.tolist())
+            token, at, running = token[kept], at[kept], running[kept]
+        new = token.repeat(2)[:, None].tolist()
+        logits = rows.forward(new)
+        rows.extend(new)
     answers = [
         Written([token for token in ids if token >= 0], float(missed), float(spent))
         for ids, missed, spent in zip(tokens.tolist(), surprise, kl, strict=True)
     ]
     return [answers[at : at + width] for at in range(0, len(answers), width)]
-
-
-def _keep(rows: Rows, at: Tensor) -> None:
-    """Keep these rows, in this order."""
-    for layer in cast("list[Any]", rows.layers):
-        layer.keys, layer.values = layer.keys[at], layer.values[at]
 
 
 def _draw(
