@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import pytest
-from models import endless, engine, model, tokenizer
+from models import endless
 from rich.console import Console
 from typer.testing import CliRunner
 
-from linalign_integrations import Engine, Preferences, SamplingParams
-from linalign_integrations.cli import app, bench, main
+from linalign_integrations import Preferences, SamplingParams
+from linalign_integrations.cli import app, main
 from linalign_integrations.cli.chat import Session
-from linalign_integrations.errors import LinAlignError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,26 +124,3 @@ def test_an_error_is_one_line_and_not_a_traceback(
 def test_the_installed_command_is_the_one_that_explains_errors() -> None:
     [entry] = entry_points(group="console_scripts", name="linalign")
     assert entry.load() is main
-
-
-def test_the_benchmark_says_so_when_there_is_no_step_to_measure() -> None:
-    ending = Engine(model(), tokenizer(), model_id="tiny-ending")
-    ending._end_tokens = frozenset(range(300))
-    with pytest.raises(LinAlignError, match="no step to measure"):
-        bench.step_times(ending, Preferences(), 4)
-
-
-def test_the_benchmark_measures_both_kinds_of_step_and_writes_them_down(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(bench, "random_engine", lambda *_: engine("gpt2"))
-    monkeypatch.setattr(type(engine("gpt2")), "close", lambda _: None)
-    report = tmp_path / "bench.json"
-    shown = CliRunner().invoke(
-        app,
-        ["bench", "--dtype", "float32", "--steps", "4", "--rounds", "2", "--json", str(report)],
-    )
-    assert shown.exit_code == 0, shown.output
-    figures = json.loads(report.read_text())["dtypes"]["float32"]
-    assert figures["ratio_min"] <= figures["ratio"] <= figures["ratio_max"]
-    assert figures["plain_ms"] > 0

@@ -75,21 +75,41 @@ def run_bench(
         bench.Shape, typer.Option(help="A Llama shape with random weights.")
     ] = bench.Shape.M135,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="Dtypes to try; the fastest one counts.")
+        list[str] | None,
+        typer.Option(help="Given several times, the one in which plain generate is fastest."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=4, help="Tokens per answer.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 5,
+    device: Annotated[
+        str | None, typer.Option(help='Such as "cpu"; by default the fastest one here.')
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {','.join(bench.EXPERIMENTS)}; by default all of them."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rounds, tokens and sizes; no memory.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=4, help="Tokens per answer.", show_default="64; 16 if quick")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Turns of everybody.", show_default="5; 2 if quick")
+    ] = None,
     json_file: Annotated[str | None, typer.Option("--json", help="Write the figures here.")] = None,
+    plots: Annotated[str | None, typer.Option(help="Draw SVGs into this folder.")] = None,
 ) -> None:
-    """What a step of an aligned request costs against a step of a plain one, in one process."""
+    """What alignment costs, against plain generate, guidance and the released rule, in one run."""
     bench.run(
         Console(),
         model=model,
         shape=shape,
-        dtypes=dtype or ["bfloat16", "float32"],
+        dtypes=dtype or [],
+        device=device,
+        only=only,
+        quick=quick,
         steps=steps,
         rounds=rounds,
         json_file=json_file,
+        plots=plots,
     )
 
 
