@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ import torch
 from linalign_integrations.engine.prefixes import as_tokens, common
 from linalign_integrations.engine.reading import Reading
 from linalign_integrations.engine.sampling import choose
+from linalign_integrations.engine.teams import release_team
 from linalign_integrations.errors import (
     EngineClosed,
     GenerationFailed,
@@ -105,6 +105,7 @@ class Scheduler:
             RequestTooLarge: it could not be run even if it were alone.
         """
         self._require_capacity(request)
+        release_team()
         with self._lock:
             if self._closed:
                 raise _closed()
@@ -374,9 +375,7 @@ class Scheduler:
     def _leave(self, request: Request, *, keep: bool = True) -> None:
         """Gives a request's rows back; those behind them move up."""
         if keep:
-            # Without memory for it, it is read again.
-            with contextlib.suppress(Exception):
-                self._keep(request)
+            self._keep(request)
         at = self._running.index(request)
         behind = self._running[at + 1 :]
         if behind and behind[-1].rows == request.rows:
