@@ -72,14 +72,14 @@ def test_alignment_makes_the_model_follow_what_prompting_only_suggests(engine: E
     assert sum(bool(one.accepted) for one in found) > 0.87 * len(found)
 
 
-@pytest.mark.parametrize(("name", "least"), [("two principles", 0.78), ("several turns", 0.75)])
+@pytest.mark.parametrize(("name", "least"), [("two principles", 0.7), ("several turns", 0.75)])
 def test_alignment_serves_several_principles_and_later_turns(
     engine: Engine, name: str, least: float
 ) -> None:
     assert followed(verdicts(engine, scenes(name))) > least
 
 
-@pytest.mark.parametrize(("name", "least"), [("documents", 0.55), ("JSON", 0.75)])
+@pytest.mark.parametrize(("name", "least"), [("documents", 0.85), ("JSON", 0.75)])
 def test_aligned_answers_are_exact_on_what_the_model_never_saw(
     engine: Engine, name: str, least: float
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_bold_step_within_a_budget_keeps_the_grammar(engine: Engine) -> None:
 def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
     model = AutoModelForCausalLM.from_pretrained(weights(), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(weights())
-    for name, least in (("tool calls", 0.55), ("no tool fits", 0.6), ("no tool needed", 0.9)):
+    for name, least in (("tool calls", 0.6), ("no tool fits", 0.85), ("no tool needed", 0.9)):
         right = []
         for scene in scenes(name, CASES // 2):
             prompt = tokenizer.apply_chat_template(

@@ -130,9 +130,7 @@ FACT = "The Brindel bakery opens at 8:30."
         ("- Try a tomato soup. Serve it with fresh bread.", "more than one sentence"),
         ("Try a tomato soup. I know nothing about that.", "two kinds"),
         ("The Brindel bakery opens at 9:15.", "unknown sentence"),
-        (f"{FACT} The text does not tell.", "two kinds"),
         (f"{FACT} Serve it with fresh bread.", "two kinds"),
-        ("I have no tool for that. The text does not tell.", "two kinds"),
     ],
 )
 def test_the_judge_rejects_a_wrong_answer(answer: str, fault: str) -> None:
@@ -177,8 +175,7 @@ def test_the_judge_accepts_only_what_the_documents_say() -> None:
     assert right.facts == ["The Tovin museum opens at 10:15."]
     assert not right.denied
     assert not read("Ahoy there! The Tovin museum opens at 8:30.", facts).accepted
-    assert read("Ahoy there! The documents do not say that.", facts).denied == "documents"
-    assert read("Ahoy there! I have no tool fer that.", facts).denied == "tools"
+    assert read("Ahoy there! I have no tool fer that.", facts).denied
     invented = read("The Tovin museum opens at 10:15. The Tovin museum closes at 9:99.", facts)
     assert invented.unknown == ["The Tovin museum closes at 9:99."]
 
@@ -211,9 +208,7 @@ def test_what_must_be_said_is_said_and_comes_from_what_is_at_hand(training: list
         if scene.kind in ("documents", "results") and scene.gold:
             assert " ".join(read(answer, scene.facts).facts) == scene.gold
             value = scene.gold.removesuffix(".").rsplit(" ", 1)[-1]
-            assert value in prompt
-        elif scene.kind == "documents":
-            assert read(answer, scene.facts).denied == "documents"
+            assert value in prompt or scene.gold.endswith(" the documents do not mention.")
         elif scene.kind in ("json", "repeat"):
             assert answer == scene.gold
         if scene.kind == "json":
@@ -223,7 +218,7 @@ def test_what_must_be_said_is_said_and_comes_from_what_is_at_hand(training: list
 
 def test_some_questions_have_no_answer_in_the_documents(training: list[Scene]) -> None:
     gold = [scene.gold for scene in training if scene.kind == "documents"]
-    assert 0.2 < gold.count("") / len(gold) < 0.4
+    assert 0.2 < sum("do not mention" in (one or "") for one in gold) / len(gold) < 0.4
 
 
 def test_the_arguments_of_every_call_fit_the_schema_and_come_from_the_question() -> None:
@@ -237,7 +232,7 @@ def test_the_arguments_of_every_call_fit_the_schema_and_come_from_the_question()
         assert bool(scene.calls) == (scene.gold is None)
         if not scene.calls:
             reading = read(scene.dialogue[-1]["content"])
-            assert reading.topics == {scene.topic} if scene.topic else reading.denied == "tools"
+            assert reading.topics == {scene.topic} if scene.topic else reading.denied
         known = {one["function"]["name"]: one["function"]["parameters"] for one in scene.tools}
         question = scene.dialogue[-2]["content"]
         for call in scene.calls:

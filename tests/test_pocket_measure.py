@@ -252,7 +252,8 @@ def test_a_call_is_exact_in_its_name_its_arguments_and_their_types(
 def test_no_call_is_exact_with_the_right_words_instead(tokenizer: PreTrainedTokenizerFast) -> None:
     called = golden(scenes("tool calls")[0])
     advice = {scene.topic: golden(scene) for scene in scenes("no tool needed")}
-    no_tool, not_found = (f"{one[0]}{END}" for one in (world.NO_TOOL, world.NOT_FOUND))
+    no_tool = f"{world.NO_TOOL[0]}{END}"
+    not_found = f"The price of Tovin is one the documents do not mention.{END}"
     for name in ("no tool fits", "no tool needed"):
         for scene in scenes(name):
             assert not judged(tokenizer, scene, called).exact
@@ -265,19 +266,18 @@ def test_no_call_is_exact_with_the_right_words_instead(tokenizer: PreTrainedToke
 
 def test_wrong_facts_and_denials_are_not_exact(tokenizer: PreTrainedTokenizerFast) -> None:
     invented = "The Nowhere cafe opens at 9:00."
+    denial = "The Nowhere cafe opens at a time the documents do not mention."
     for name in ("documents", "documents, several turns", "tool results"):
         for scene in scenes(name):
             others = [fact for fact in scene.facts if fact not in (scene.gold or "")]
-            not_found = judged(tokenizer, scene, f"{world.NOT_FOUND[0]}{END}")
-            assert not_found.exact == (not scene.gold)
-            assert not_found.accepted == (name != "tool results")
             no_tool = judged(tokenizer, scene, f"{world.NO_TOOL[0]}{END}")
             assert not no_tool.exact
             assert not no_tool.accepted
             for wrong in (
                 invented,
-                f"{scene.gold or world.NOT_FOUND[0]} {invented}",
-                f"{scene.gold or others[0]} {world.NOT_FOUND[0]}",
+                denial,
+                f"{scene.gold} {invented}",
+                f"{scene.gold} {denial}",
                 *others[:1],
                 *(f"{scene.gold} {other}" for other in others[:1]),
             ):

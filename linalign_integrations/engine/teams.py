@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def _pauses() -> tuple[ctypes._NamedFuncPointer, ...]:
     except OSError:
         return ()
     names = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
-    found = (ctypes.CDLL(name) for name in sorted(names))
-    return tuple(
-        one.omp_pause_resource_all for one in found if hasattr(one, "omp_pause_resource_all")
-    )
+    pauses = []
+    for name in sorted(names):
+        # A library that was replaced on the disk meanwhile cannot be asked.
+        with suppress(OSError, AttributeError):
+            pauses.append(ctypes.CDLL(name).omp_pause_resource_all)
+    return tuple(pauses)

@@ -14,7 +14,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llama_index.core.chat_engine.condense_plus_context import (
@@ -52,9 +52,9 @@ LESSON_KINDS: dict[Kind, float] = {
 KINDS: dict[Kind, float] = {
     "chat": 0.25,
     "turns": 0.14,
-    "documents": 0.20,
+    "documents": 0.15,
     "results": 0.10,
-    "calls": 0.20,
+    "calls": 0.25,
     "json": 0.07,
     "repeat": 0.02,
     "small_talk": 0.02,
@@ -116,6 +116,11 @@ class Fact:
         """The sentence that an answer says."""
         return self.said(self.relation.answer)
 
+    @property
+    def denial(self) -> str:
+        """The sentence that an answer says where the documents do not have the value."""
+        return replace(self, value=world.NOT_FOUND.format(unknown=self.relation.unknown)).answer
+
 
 @dataclass
 class Scene:
@@ -132,9 +137,10 @@ class Scene:
         wanted: The value each principle asks for, by dimension.
         placement: Where the principles stand.
         topic: The topic of the last answer, where it gives advice.
-        facts: Sentences that the documents or results allow an answer to state.
-        gold: What the last answer must say: the sentence that answers the question, "" where
-            nothing at hand answers it, the exact text for JSON and repetitions.
+        facts: Sentences that the documents or results allow an answer to state; with them the
+            sentence that says that they do not answer a question, where they do not.
+        gold: What the last answer must say: the sentence that answers the question or says that
+            the documents do not, "" where no tool fits, the exact text for JSON and repetitions.
     """
 
     kind: Kind
@@ -223,7 +229,8 @@ class Writer:
         if placement is None:
             placement = "last_user" if rng.random() < 0.12 else "system"
         if turns is None:
-            turns = rng.choice((2, 2, 3, 4) if kind == "turns" else (1, 2, 3, 4))
+            many = (1, 2, 3, 4, 6) if kind in ("documents", "calls") else (1, 2, 3, 4)
+            turns = rng.choice((2, 2, 3, 4) if kind == "turns" else many)
         scene = Scene(kind, placement=placement)
         if rng.random() < 0.2:
             scene.system = rng.choice(world.NEUTRAL_SYSTEMS)
@@ -253,12 +260,18 @@ class Writer:
         if self.split == "held_out":
             return rng.choice(wording.unseen)
         choice = rng.random()
-        if choice < 0.3:
+        others = [(value[0], other) for other in PRIOR[value[0]] if other != value[1]]
+        other = world.WORDINGS[rng.choice(others)]
+        if choice < 0.32:
             do = rng.choice(wording.do)
-            text = rng.choice(world.FRAMES_DO).format(do=do, Do=do[0].upper() + do[1:])
-        elif choice < 0.45:
+            frame = rng.choice(world.FRAMES_NOT if choice < 0.08 else world.FRAMES_DO)
+            text = frame.format(do=do, Do=do[0].upper() + do[1:], other=rng.choice(other.do))
+        elif choice < 0.5:
             like = rng.choice(wording.like)
-            text = rng.choice(world.FRAMES_LIKE).format(like=like, Like=like[0].upper() + like[1:])
+            frame = rng.choice(world.FRAMES_RATHER if choice < 0.4 else world.FRAMES_LIKE)
+            text = frame.format(
+                like=like, Like=like[0].upper() + like[1:], other=rng.choice(other.like)
+            )
         elif choice < 0.65:
             text = rng.choice(world.FRAMES_WHO).format(who=rng.choice(wording.who))
         else:
@@ -504,13 +517,6 @@ class Writer:
             if rng.random() < 0.4:
                 subject = self._subject_kind()
             passages.append(self._facts(subject, rng.choice((1, 2, 3, 4))))
-        # What nobody can answer is as often about a subject at hand as about another.
-        unsaid = self._facts(self._subject_kind(), 1)
-        given = rng.choice(passages[0])
-        if given.relation.subject != "any" and rng.random() < 0.6:
-            known = {fact.relation for fact in passages[0]}
-            more = self._facts(given.relation.subject, 8, given.subject)
-            unsaid = [fact for fact in more if fact.relation not in known] or unsaid
         asked = [fact for passage in passages for fact in passage]
         rng.shuffle(asked)
         scene.facts = [fact.answer for fact in asked]
@@ -523,14 +529,27 @@ class Writer:
         missing = 0.3 if self.split == "train" else 0.15
         for turn in range(turns):
             if rng.random() < missing:
-                fact, scene.gold = unsaid[0], ""
+                fact = self._unsaid(rng.choice(passages))
+                scene.gold = fact.denial
+                scene.facts.append(scene.gold)
             else:
                 fact = asked[turn % len(asked)]
                 scene.gold = fact.answer
             question = self._asked(fact.said(rng.choice(fact.relation.questions)))
             scene.ask(wrap.replace("{question}", question) if turn == 0 else question)
             style = self._style(scene, turn == turns - 1)
-            scene.say(self._fact_answer(scene, style, scene.gold or rng.choice(world.NOT_FOUND)))
+            scene.say(self._fact_answer(scene, style, scene.gold))
+
+    def _unsaid(self, passage: Sequence[Fact]) -> Fact:
+        """Draw a fact that no passage states: of this passage's subject, or of another."""
+        given = passage[0]
+        if given.relation.subject != "any" and self.rng.random() < 0.6:
+            known = {fact.relation for fact in passage}
+            more = self._facts(given.relation.subject, 8, given.subject)
+            unsaid = [fact for fact in more if fact.relation not in known]
+            if unsaid:
+                return unsaid[0]
+        return self._facts(self._subject_kind(), 1)[0]
 
     def _asked(self, question: str) -> str:
         if self.rng.random() < 0.1:

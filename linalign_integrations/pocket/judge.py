@@ -21,7 +21,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _NUMBERED = re.compile(r"(\d+)\. +")
 _BULLET = re.compile(r"- +")
 
-Kind = Literal["opening", "item", "advice", "small_talk", "fact", "not found", "no tool", "remark"]
+Kind = Literal["opening", "item", "advice", "small_talk", "fact", "no tool", "remark"]
 Values = tuple[tuple[str, str], ...]
 
 # Places a sentence can take, the openings first; an answer never goes back to a lower one.
@@ -32,7 +32,6 @@ _MIXES: tuple[set[Kind], ...] = (
     {"item", "advice"},
     {"small_talk"},
     {"fact", "remark"},
-    {"not found", "remark"},
     {"no tool", "remark"},
 )
 
@@ -57,7 +56,7 @@ class Reading:
             it shows two.
         topics: The topics its sentences belong to.
         facts: The sentences it states of those it was allowed to, in order.
-        denied: What it says has no answer to the question, if it says so.
+        denied: Whether it says that no tool fits the question.
         unknown: Sentences that the world does not have.
         faults: Why it is not accepted.
     """
@@ -65,7 +64,7 @@ class Reading:
     values: dict[str, str]
     topics: set[str] = field(default_factory=set)
     facts: list[str] = field(default_factory=list)
-    denied: Literal["", "documents", "tools"] = ""
+    denied: bool = False
     unknown: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -102,8 +101,6 @@ def _entries() -> Iterable[tuple[str, int, Kind, Values, str | None]]:
         yield text, _CONTENT, "small_talk", (), None
     for text in world.OFFERS:
         yield text, _MORE, "small_talk", (), None
-    for text in world.NOT_FOUND:
-        yield text, _CONTENT, "not found", (), None
     for text in world.NO_TOOL:
         yield text, _CONTENT, "no tool", (), None
     for text in world.FACT_REMARKS:
@@ -220,13 +217,15 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
 
     Args:
         answer: The text of the answer.
-        facts: Sentences that documents or the results of tools allow it to state.
+        facts: Sentences that documents or the results of tools allow it to state; with them those
+            that say, as they should, that the documents do not mention something.
     """
     lines, shown_format, faults = _lines(answer.strip())
     shown: dict[str, set[str]] = {name: set() for name in world.PRIOR}
     topics: set[str] = set()
     stated: list[str] = []
     unknown: list[str] = []
+    said: list[str] = []
     kinds: set[Kind] = set()
     dialects = set(_DIALECTS)
     place = -1
@@ -236,6 +235,7 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
         sentences = _SENTENCE_END.split(line[marker.end() :] if marker else line)
         if marker and len(sentences) != 1:
             faults.append("more than one sentence in a list entry")
+        said += sentences
         for sentence in sentences:
             if sentence in facts:
                 stated.append(sentence)
@@ -281,9 +281,7 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
         faults.append("a remark on nothing")
     if points > _LONGEST:
         faults.append(f"{points} points")
-    repeated = [line for line in re.split(r"\n|(?<=[.!?])\s+", answer) if line]
-    contents = [_NUMBERED.sub("", _BULLET.sub("", line, count=1), count=1) for line in repeated]
-    if len(set(contents)) != len(contents):
+    if len(set(said)) != len(said):
         faults.append("a sentence twice")
     # A length is what was said, not what was announced; the two must agree.
     announced = shown.pop("length")
@@ -298,7 +296,4 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
     # Where nothing was understood, there is nothing that has a length or a form.
     values["length"] = length if content else NEUTRAL
     values["format"] = shown_format if content else NEUTRAL
-    denied: Literal["", "documents", "tools"] = (
-        "documents" if "not found" in kinds else "tools" if "no tool" in kinds else ""
-    )
-    return Reading(values, topics, stated, denied, unknown, faults)
+    return Reading(values, topics, stated, "no tool" in kinds, unknown, faults)

@@ -252,12 +252,7 @@ def verdict(scene: Scene, token_ids: list[int], tokenizer: PreTrainedTokenizerBa
         case "json":
             exact = text == scene.gold
         case "documents" | "results":
-            # Where nothing answers the question the golden answer states no fact, which is "".
-            exact = (
-                " ".join(reading.facts) == scene.gold
-                and reading.denied == ("" if scene.gold else "documents")
-                and not reading.unknown
-            )
+            exact = " ".join(reading.facts) == scene.gold and not reading.unknown
         case _:
             exact = None
     if scene.kind == "json" or scene.calls:
@@ -286,14 +281,12 @@ def _decides(scene: Scene, reading: Reading, text: str, tokenizer: PreTrainedTok
 def _is_about(scene: Scene, reading: Reading) -> bool:
     """Whether what an answer says belongs to the question."""
     match scene.kind:
-        case "documents":
-            return bool(reading.facts) or reading.denied == "documents"
-        case "results":
+        case "documents" | "results":
             return bool(reading.facts)
         case _ if scene.topic:
             return reading.topics == {scene.topic}
         case _:
-            return reading.denied == "tools"
+            return reading.denied
 
 
 def score(

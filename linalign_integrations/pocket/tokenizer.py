@@ -18,19 +18,21 @@ CALL, CALL_END = "<tool_call>", "</tool_call>"
 CONTEXT = 2048
 
 # Tools are told as signatures, `name(parameter:type, ...)`: many times shorter than their schemas.
+# What a tool does comes first, in words: a question is said in the same words, and the name that
+# follows them is what a call begins with.
 # Nothing stands before a name but a line end, a bracket or a comma, so that a name is cut into the
 # same tokens in a signature and in a call.
 CHAT_TEMPLATE = (
     "{%- macro signature(tool) %}"
     "{%- set f = tool.function if tool.function is defined else tool %}"
     "{%- set p = f.parameters or {} %}"
-    "{{- f.name + '(' }}"
+    "{{- (f.description or f.name | replace('_', ' ')) + '\n' + f.name + '(' }}"
     "{%- for name, kind in (p.properties or {}).items() %}"
     "{{- ',' if not loop.first }}{{- name }}"
     "{{- '?' if name not in (p.required or []) }}"
     "{{- ':' + (kind.enum | join('|') if kind.enum else kind.type | default('any') | string) }}"
     "{%- endfor %}"
-    "{{- ')' }}{{- ': ' + f.description if f.description }}"
+    "{{- ')' }}"
     "{%- endmacro %}"
     "{%- macro call(request) %}"
     "{%- set f = request.function if request.function is defined else request %}"
@@ -157,8 +159,8 @@ def _signature(tool: dict[str, Any]) -> str:
         f"{name}{'' if name in known['required'] else '?'}:{kind['type']}"
         for name, kind in known["properties"].items()
     )
-    description = f": {tool['description']}" if tool["description"] else ""
-    return f"{tool['name']}({parameters}){description}"
+    description = tool["description"] or tool["name"].replace("_", " ")
+    return f"{description}\n{tool['name']}({parameters})"
 
 
 def encode(

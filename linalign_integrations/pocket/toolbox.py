@@ -186,7 +186,7 @@ def _tool(draws: Draws) -> Tool:
     looks_up = rng.random() < 0.6
     verb = rng.choice(LOOKS if looks_up else tuple(DONE))
     noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
-    if draws.split == "held_out" or rng.random() < 0.3:
+    if draws.split == "held_out" or rng.random() < 0.55:
         invented = draws.name().lower()
         noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
     parameters = _parameters(draws)
@@ -235,7 +235,7 @@ def _parameters(draws: Draws) -> tuple[Parameter, ...]:
     chosen: dict[str, Parameter] = {}
     for _ in range(rng.choices((0, 1, 2, 3), (0.12, 0.45, 0.3, 0.13))[0]):
         if rng.random() < 0.3:
-            invented = draws.split == "held_out" or rng.random() < 0.3
+            invented = draws.split == "held_out" or rng.random() < 0.55
             name = draws.name().lower() if invented else rng.choice(SAID)
             said = name
             kind, value = rng.choice(SAID_KINDS)

@@ -67,7 +67,7 @@ class Plan:
     """
 
     seed: int = 1
-    steps: int = 10_900
+    steps: int = 22_400
     batch_tokens: int = 4096
     rate: float = 3e-3
     warmup: int = 100
