@@ -387,6 +387,13 @@ def test_sampling_out_of_range_is_refused_by_name(fields: dict, words: str) -> N
         SamplingParams(**fields)
 
 
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
+    for ask in (engine().generate, engine().stream, engine().astream):
+        with pytest.raises(InvalidArgument, match="timeout= is a number of seconds above 0"):
+            ask("Hi", timeout=timeout)
+
+
 def test_a_model_that_gives_nan_fails_with_a_clear_error_and_the_next_request_works() -> None:
     broken = copy.deepcopy(model())
     sick = Engine(broken, tokenizer(), model_id="tiny")

@@ -250,6 +250,7 @@ class Engine:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
             InvalidPreferences: a principle would forge control tokens through the template.
             InvalidGrammar: the grammar cannot be read or enforced.
+            InvalidArgument: ``timeout`` is not a time.
             PromptTooLong: a prompt leaves no room for an answer.
             RequestTooLarge: the engine is too small for the request.
             QueueFull: too many requests wait already.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from linalign_integrations.engine.answer import Piece
-from linalign_integrations.errors import GenerationTimeout
+from linalign_integrations.errors import GenerationTimeout, InvalidArgument
 
 if TYPE_CHECKING:
     from linalign_integrations.engine.request import Delivery, Request
@@ -20,6 +21,10 @@ class _Waiting:
     """What both kinds of waiting share: a request that is begun once and may be given up."""
 
     def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise InvalidArgument(
+                f"timeout= is a number of seconds above 0, or None for no limit, not {timeout!r}"
+            )
         self._scheduler = scheduler
         self._request = request
         self._timeout = timeout
@@ -54,8 +59,9 @@ class _Waiting:
         return item
 
     def __del__(self) -> None:
-        # Whoever forgets an answer does not wait for it.
-        self._request.cancelled = True
+        # Whoever forgets an answer does not wait for it. One that was refused has no request.
+        if hasattr(self, "_request"):
+            self._request.cancelled = True
 
 
 class Generation(_Waiting, Iterator[Piece]):
