@@ -76,11 +76,6 @@ class Rows(Cache):
             if one.is_initialized
         )
 
-    @property
-    def room(self) -> tuple[int, int]:
-        """Rows and positions that memory is held for."""
-        return self._room
-
     def add(self, count: int) -> None:
         """Takes empty rows into use, behind the others."""
         self.lengths += [0] * count

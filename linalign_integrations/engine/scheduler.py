@@ -91,6 +91,11 @@ class Scheduler:
         _alive.add(self)
 
     @property
+    def _running_rows(self) -> int:
+        """How many rows running requests have; those of the request being read come after them."""
+        return sum(one.rows for one in self._running)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs or waits, and no thread or row is in use."""
         with self._lock:
@@ -234,7 +239,7 @@ class Scheduler:
             self._stop_reading()
 
     def _has_room(self, request: Request) -> bool:
-        rows = sum(one.rows for one in self._running) + request.rows
+        rows = self._running_rows + request.rows
         positions = max(one.positions for one in (request, *self._running))
         size = rows * positions * self._position_bytes
         return rows <= self._max_rows and size <= self._max_bytes
@@ -275,7 +280,7 @@ class Scheduler:
         if not reading.done:
             return
         self._reading = None
-        request.first = sum(one.rows for one in self._running)
+        request.first = self._running_rows
         self._running.append(request)
         try:
             pieces = request.open()
@@ -389,7 +394,7 @@ class Scheduler:
             for one in behind:
                 self._move(one.first, one.first - request.rows, one.rows)
                 one.first -= request.rows
-        first = sum(one.rows for one in self._running)
+        first = self._running_rows
         behind_them = len(self._rows.lengths) - first - request.rows
         self._move(first + request.rows, first, behind_them)
         self._rows.drop(request.rows)
@@ -417,7 +422,7 @@ class Scheduler:
         self._drop_behind_running()
 
     def _drop_behind_running(self) -> None:
-        first = sum(one.rows for one in self._running)
+        first = self._running_rows
         self._rows.drop(len(self._rows.lengths) - first)
         if not self._running:
             # There may have been memory for some layers only.
