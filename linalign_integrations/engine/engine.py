@@ -404,7 +404,7 @@ def _rows_for(
     """What makes rows for a model, and the bytes that a position of one takes."""
     new_rows = partial(Rows, model, max_positions=max_positions, max_bytes=max_bytes)
     try:
-        check_supported(model.config.get_text_config())
+        check_supported(model)
         rows = new_rows()
         _check_rows(rows, model, name)
     except UnsupportedModel as reason:

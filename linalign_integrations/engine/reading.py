@@ -25,13 +25,13 @@ _ROOM = 64
 
 
 class Reading:
-    """A request whose prompts are being read into the last rows, piece by piece.
+    """A request whose prompts are being read into its rows, piece by piece.
 
     What the branches have in common is read once and copied.
 
     Args:
-        request: the request.
-        rows: where its rows are added, behind all others.
+        request: the request, whose rows are the next behind all others.
+        rows: where they are added.
         known: for each branch what is known of it.
     """
 
@@ -49,18 +49,18 @@ class Reading:
         rows.add(len(self._prompts))
         # All at once: each time that rows grow, everybody waits for what they hold to be copied.
         rows.reserve(max(map(len, self._prompts)) + _ROOM)
-        for row, start in enumerate([best] if together else known, self._first):
+        for row, start in enumerate([best] if together else known, request.first):
             self._begin(row, *start)
 
     @property
-    def _first(self) -> int:
-        """Its first row; rows before it come and go."""
-        return len(self._rows.lengths) - len(self._prompts)
+    def _lengths(self) -> list[int]:
+        first = self.request.first
+        return self._rows.lengths[first : first + len(self._prompts)]
 
     @property
     def begun(self) -> int:
         """Tokens that the first branch has already."""
-        return self._rows.lengths[self._first]
+        return self._lengths[0]
 
     @property
     def done(self) -> bool:
@@ -80,46 +80,40 @@ class Reading:
         else:
             self._rows.put(row, source, length)
 
-    def advance(self, budget: int) -> int:
-        """Reads a piece of the prompts.
+    def next(self, budget: int) -> list[Sequence[int]]:
+        """What to read next.
 
         Args:
-            budget: about how many tokens to read, all rows together.
+            budget: about how many tokens, all rows together.
 
         Returns:
-            How many were read.
+            Tokens for each of the request's rows; none for some.
         """
-        return self._read_together(budget) if self._together else self._read_each(budget)
+        lengths = self._lengths
+        if self._together:
+            end = min(self._together, lengths[0] + budget)
+            return [self._prompts[0][lengths[0] : end], *[()] * (len(lengths) - 1)]
+        left = [ids[length:] for ids, length in zip(self._prompts, lengths, strict=True)]
+        unread = sum(map(bool, left))
+        piece = max(1, budget // unread) if self._rows.divisible else max(map(len, left))
+        return [ids[:piece] for ids in left]
 
-    def _read_together(self, budget: int) -> int:
-        assert self._rows.divisible  # noqa: S101 - others are never read together
-        first = self._first
-        length = self._rows.lengths[first]
-        new = [self._prompts[0][length : min(self._together, length + budget)]]
-        self._rows.forward(new, first)
-        self._rows.extend(new, first)
-        if self._rows.lengths[first] == self._together:
-            for row in range(first + 1, first + len(self._prompts)):
-                self._rows.copy(first, row, self._together)
-            self._together = 0
-        return len(new[0])
+    def take(self, pieces: Sequence[Sequence[int]], logits: Tensor) -> None:
+        """Learns that pieces were read and count.
 
-    def _read_each(self, budget: int) -> int:
-        first = self._first
-        left = [
-            ids[length:]
-            for ids, length in zip(self._prompts, self._rows.lengths[first:], strict=True)
-        ]
-        unread = [branch for branch, ids in enumerate(left) if ids]
-        piece = max(1, budget // len(unread)) if self._rows.divisible else max(map(len, left))
-        # Rows that go along between these read a token that does not count.
-        reading = range(unread[0], unread[-1] + 1)
-        logits = self._rows.forward(
-            [left[branch][:piece] or (0,) for branch in reading], first + unread[0]
-        )
-        new = [left[branch][:piece] for branch in reading]
-        self._rows.extend(new, first + unread[0])
-        for branch, row in zip(reading, logits, strict=True):
-            if 0 < len(left[branch]) <= piece:
+        Args:
+            pieces: what ``next`` returned.
+            logits: ``[rows that read, vocab]`` what may follow each of them.
+        """
+        lengths = self._lengths
+        if self._together:
+            assert self._rows.divisible  # noqa: S101 - others are never read together
+            if lengths[0] == self._together:
+                self._together = 0
+                for row in range(1, len(lengths)):
+                    self._rows.copy(self.request.first, self.request.first + row, lengths[0])
+            return
+        read = (branch for branch, ids in enumerate(pieces) if ids)
+        for branch, row in zip(read, logits, strict=True):
+            if lengths[branch] == len(self._prompts[branch]):
                 self._logits[branch] = row
-        return sum(map(len, new))

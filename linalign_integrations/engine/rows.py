@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from linalign_integrations.engine.attention import WINDOWED, Pass, computing, marks, prepare
 from linalign_integrations.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 # Keys and values ``[heads, length, head_dim]`` of one row, for every layer.
 Layers = list[tuple[Tensor, Tensor]]
 
-_WINDOWED = "sliding_attention"
-_KINDS = {"full_attention", _WINDOWED}
+_KINDS = {"full_attention", WINDOWED}
 
 
 class Rows(Cache):
@@ -31,8 +31,7 @@ class Rows(Cache):
     Rows in use are always the first ``len(lengths)``; the others hold zeros only, since a NaN
     spoils whoever has its row next, masked or not. Nothing is copied per step: new positions
     are written in place and the filled part is handed out as a view. Room for rows and for
-    positions doubles when it is used up. Rows shorter than the longest are told apart by explicit
-    masks, so no row is ever padded on the left.
+    positions doubles when it is used up. No row is ever padded.
 
     Everything happens in ``torch.inference_mode``, which the caller has entered.
 
@@ -55,14 +54,12 @@ class Rows(Cache):
         super().__init__(layers=self._rows)  # type: ignore[arg-type] # a list of a subclass
         self._model = model
         self._config = model.config.get_text_config()
+        prepare(self._config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._max_positions = max_positions
         self._max_bytes = max_bytes
         self._room = (0, 0)
-        # Of the forward pass that is running: its rows and positions, and the most it fills.
-        self._first = 0
-        self._positions = torch.empty(0, 0, dtype=torch.long)
-        self._filled = 0
+        self._pass: Pass | None = None
         # Positions of each row in use that were ever written.
         self._touched: list[int] = []
         self.lengths: list[int] = []
@@ -71,7 +68,7 @@ class Rows(Cache):
     def position_bytes(self) -> int:
         """Bytes of one position of one row; 0 before the first forward pass."""
         return sum(
-            2 * one.keys[0, :, 0].numel() * one.keys.element_size()
+            (one.keys[0, :, 0].numel() + one.values[0, :, 0].numel()) * one.keys.element_size()
             for one in self._rows
             if one.is_initialized
         )
@@ -120,10 +117,10 @@ class Rows(Cache):
     def put(self, row: int, layers: Layers, length: int) -> None:
         """Makes a row hold the first ``length`` tokens of what ``read`` returned."""
         while len(self._rows) < len(layers):
-            self._rows.append(_RowLayer())
+            self._rows.append(_RowLayer())  # type: ignore[no-untyped-call]
         self.reserve(length)
         for layer, (keys, values) in zip(self._rows, layers, strict=True):
-            layer.fit(keys[None], self._room)
+            layer.fit(keys[None], values[None], self._room)
             layer.keys[row, :, :length] = keys[:, :length]
             layer.values[row, :, :length] = values[:, :length]
         self._empty(row, length)
@@ -175,40 +172,34 @@ class Rows(Cache):
         makes the new tokens count.
 
         Args:
-            new: at least one token for each of some adjacent rows. A row with fewer than the
-                longest is padded on the right; what is computed for the padding is overwritten
-                before anything can attend to it.
+            new: tokens for each of some adjacent rows; one with none is left as it is.
             first: the first of these rows.
 
         Returns:
-            ``[rows, vocab]`` float32 logits after the last new token of each row.
+            ``[rows with new tokens, vocab]`` float32 logits after the last of them.
         """
         device = self._model.device
-        width = max(map(len, new))
-        lengths = self.lengths[first : first + len(new)]
-        self._filled = max(lengths) + width
-        self.reserve(self._filled)
-        self._first = first
-        for row, length in enumerate(lengths, first):
-            self._touched[row] = max(self._touched[row], length + width)
-        at = torch.arange(width, device=device)
-        self._positions = torch.tensor(lengths, device=device)[:, None] + at
-        token_ids = torch.tensor(
-            [[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=device
-        )
-        last = torch.tensor([len(tokens) - 1 for tokens in new], device=device)[:, None]
-        logits: Tensor = self._model(
-            input_ids=token_ids,
-            # Padding may lie beyond the last position that the model knows.
-            position_ids=self._positions.clamp_max(self._max_positions - 1),
-            attention_mask=self._masks(),
-            past_key_values=self,
-            use_cache=True,
-            **({"logits_to_keep": last} if self._keeps_logits else {}),
-        ).logits
+        reading = [(row, tokens) for row, tokens in enumerate(new, first) if tokens]
+        rows, counts = [row for row, _ in reading], [len(tokens) for _, tokens in reading]
+        lengths = [self.lengths[row] for row in rows]
+        ends = [length + count for length, count in zip(lengths, counts, strict=True)]
+        self.reserve(max(ends))
+        for row, end in zip(rows, ends, strict=True):
+            self._touched[row] = max(self._touched[row], end)
+        self._pass = Pass.over(rows, lengths, counts, device)
+        token_ids = [token for _, tokens in reading for token in tokens]
+        with computing(self._pass):
+            logits: Tensor = self._model(
+                input_ids=torch.tensor([token_ids], device=device),
+                position_ids=self._pass.positions[None],
+                attention_mask=marks(self._config, device),
+                past_key_values=self,
+                use_cache=True,
+                **({"logits_to_keep": self._pass.last} if self._keeps_logits else {}),
+            ).logits[0]
         if not self._keeps_logits:
-            logits = logits.take_along_dim(last[..., None], dim=1)
-        logits = logits[:, 0].float()
+            logits = logits[self._pass.last]
+        logits = logits.float()
         # MPS has no float64, in which the step is computed.
         return logits.cpu() if logits.device.type == "mps" else logits
 
@@ -216,25 +207,6 @@ class Rows(Cache):
         """Makes tokens that ``forward`` has read count."""
         for row, tokens in enumerate(new, first):
             self.lengths[row] += len(tokens)
-
-    def _masks(self) -> Tensor | dict[str, Tensor]:
-        keys = torch.arange(self._filled, device=self._positions.device)
-        queries = self._positions[:, None, :, None]
-        causal = keys <= queries
-        window = getattr(self._config, "sliding_window", None)
-        windowed = causal & (keys > queries - window) if window else causal
-        causal, windowed = self._as_bias(causal), self._as_bias(windowed)
-        kinds = getattr(self._config, "layer_types", None)
-        if kinds is None:
-            return windowed
-        return {kind: windowed if kind == _WINDOWED else causal for kind in set(kinds)}
-
-    def _as_bias(self, allowed: Tensor) -> Tensor:
-        """The mask in the form that the model's attention adds or reads."""
-        if self._config._attn_implementation != "eager":
-            return allowed
-        dtype = self._model.dtype
-        return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
 
     def update(
         self,
@@ -244,13 +216,14 @@ class Rows(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Writes one layer's new keys and values and returns all of that layer's, as views."""
+        """Writes one layer's new keys and values and returns all that the layer has."""
         del args, kwargs
         while len(self._rows) <= layer_idx:
-            self._rows.append(_RowLayer())
+            self._rows.append(_RowLayer())  # type: ignore[no-untyped-call]
         layer = self._rows[layer_idx]
-        layer.fit(key_states, self._room)
-        return layer.write(key_states, value_states, self._first, self._positions, self._filled)
+        layer.fit(key_states, value_states, self._room)
+        assert self._pass is not None  # noqa: S101 - models ask in ``forward`` only
+        return layer.write(key_states, value_states, self._pass)
 
 
 class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -260,14 +233,10 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     keys: Tensor
     values: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._filled = 0
-
-    def fit(self, like: Tensor, room: tuple[int, int]) -> None:
+    def fit(self, keys: Tensor, values: Tensor, room: tuple[int, int]) -> None:
         """Allocates on first use, when the shape of a head is known."""
         if not self.is_initialized:
-            self.keys, self.values = _zeros(like, room), _zeros(like, room)
+            self.keys, self.values = _zeros(keys, room), _zeros(values, room)
             self.is_initialized = True
 
     def grown(self, room: tuple[int, int], rows: int, length: int) -> tuple[Tensor, Tensor] | None:
@@ -279,16 +248,11 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         values[:rows, :, :length] = self.values[:rows, :, :length]
         return keys, values
 
-    def write(
-        self, keys: Tensor, values: Tensor, first: int, positions: Tensor, filled: int
-    ) -> tuple[Tensor, Tensor]:
-        end = first + len(positions)
-        row = torch.arange(first, end, device=positions.device)[:, None]
-        # The indexed dimensions come first in the assigned view: [rows, q, heads, head_dim].
-        self.keys[row, :, positions] = keys.transpose(1, 2)
-        self.values[row, :, positions] = values.transpose(1, 2)
-        self._filled = filled
-        return self.keys[first:end, :, :filled], self.values[first:end, :, :filled]
+    def write(self, keys: Tensor, values: Tensor, of: Pass) -> tuple[Tensor, Tensor]:
+        # The indexed dimensions come first in the assigned view: [tokens, heads, head_dim].
+        self.keys[of.rows, :, of.positions] = keys[0].transpose(0, 1)
+        self.values[of.rows, :, of.positions] = values[0].transpose(0, 1)
+        return self.keys, self.values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do before the first write, which knows the room."""
@@ -301,11 +265,11 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         raise TypeError("write through Rows.update")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        del query_length
-        return self._filled, 0
+        """What models ask to make masks of, which they need not."""
+        return query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._filled
+        return 0
 
     def get_max_length(self) -> int:
         return -1
@@ -327,17 +291,21 @@ def _doubled(needed: int) -> int:
     return 1 << (needed - 1).bit_length()
 
 
-def check_supported(config: PretrainedConfig) -> None:
+def check_supported(model: PreTrainedModel) -> None:
     """Refuses attention that rows cannot express.
 
     Raises:
-        UnsupportedModel: the model has layers other than full or sliding-window attention.
+        UnsupportedModel: the model has layers other than full or sliding-window attention, or
+            computes its attention in a way of its own.
     """
-    # GPT-Neo's local layers cut a window by the cache's length, which rows do not share.
-    named = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
-    unknown = set(named or ()) - _KINDS
+    config = model.config.get_text_config()
+    unknown = set(getattr(config, "layer_types", None) or ()) - _KINDS
     if unknown:
         raise UnsupportedModel(
             f"{config.model_type} has layers of kind {', '.join(sorted(unknown))}; only full and "
             "sliding-window attention can be run in rows"
+        )
+    if not model._supports_attention_backend:
+        raise UnsupportedModel(
+            f"{config.model_type} computes attention in a way of its own, which knows no rows"
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from linalign_integrations.engine.prefixes import as_tokens, common
+from linalign_integrations.engine.prefixes import WORTHWHILE, as_tokens, common
 from linalign_integrations.engine.reading import Reading
 from linalign_integrations.engine.sampling import choose
 from linalign_integrations.engine.teams import release_team
@@ -25,7 +25,7 @@ from linalign_integrations.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from linalign_integrations.engine.rows import Layers, Rows
     from linalign_integrations.engine.solo_rows import SoloRows
 
-# While others wait for their next token, a prompt is read in pieces that take about this many of
-# their steps; alone, in pieces of so many tokens, so that it can still be given up.
+# While others wait for their next token, so much of the prompts is read in a step that it takes
+# this many usual steps longer; where more wait for their first token than for their next, that
+# many times more. Alone, prompts are read in the largest pieces, so that they can be given up.
 _PATIENCE = 2.0
+_MOST_PATIENCE = 8.0
 _LEAST_PIECE = 16
 _LARGEST_PIECE = 1024
 # The newest measurement of a step's time counts this much.
@@ -46,11 +48,11 @@ _FRESH = 0.2
 
 
 class Scheduler:
-    """Runs requests: admits them, reads their prompts, steps them together, lets them go.
+    """Runs requests: admits them, reads their prompts, draws their tokens, lets them go.
 
-    The thread lives only while there is work, so that none is left behind when there is not.
-    Rows of running requests come first, each request's side by side; behind them are those of the
-    request whose prompts are being read.
+    Each step is one forward pass: the newest token of all that run, and a piece of the prompts that
+    are being read. The thread lives only while there is work, so that none is left behind when
+    there is not.
 
     Args:
         new_rows: makes an empty store of rows.
@@ -84,16 +86,17 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         # From here on only the thread's own.
         self._rows = new_rows()
-        self._running: list[Request] = []
-        self._reading: Reading | None = None
+        # Those that have rows, in the order of these, and what of their prompts is not read yet.
+        self._seated: list[Request] = []
+        self._readings: dict[Request, Reading] = {}
         self._step_time = 0.0
         self._token_time = 0.0
         _alive.add(self)
 
     @property
-    def _running_rows(self) -> int:
-        """How many rows running requests have; those of the request being read come after them."""
-        return sum(one.rows for one in self._running)
+    def _running(self) -> list[Request]:
+        """Those whose prompts are read."""
+        return [one for one in self._seated if one not in self._readings]
 
     @property
     def idle(self) -> bool:
@@ -179,7 +182,7 @@ class Scheduler:
             with self._lock:
                 if self._closed:
                     self._end_all(_closed)
-                if not (self._lines or self._running or self._reading):
+                if not (self._lines or self._seated):
                     self._thread = None
                     return
             try:
@@ -192,57 +195,110 @@ class Scheduler:
     def _end_all(self, make_error: Callable[[], LinAlignError]) -> None:
         """Fails every request there is, each with an error of its own, and starts anew."""
         waiting = [request for line in self._lines.values() for request in line]
-        reading = [self._reading.request] if self._reading else []
-        for request in (*self._running, *reading, *waiting):
+        for request in (*self._seated, *waiting):
             _deliver(request, make_error())
         self._lines.clear()
-        self._running.clear()
-        self._reading = None
+        self._seated.clear()
+        self._readings.clear()
         if not self._closed:
             self._rows = self._new_rows()
 
     def _turn(self) -> None:
-        """A piece of the prompts that are being read, and a step of everything that runs."""
-        for request in [one for one in self._running if one.cancelled]:
-            self._leave(request)
-        if self._reading and self._reading.request.cancelled:
-            self._stop_reading()
-        if self._reading is None:
-            self._admit()
-        if self._reading:
-            self._read(self._reading)
-        if self._running:
-            self._advance()
+        """One step of everything that runs, and a piece of the prompts that are being read."""
+        for request in [one for one in self._seated if one.cancelled]:
+            self._leave(request, keep=request not in self._readings)
+        pieces = self._next_pieces()
+        self._reserve()
+        # A prompt that must wait for its piece stands still: nothing is drawn for it yet.
+        new = {one: pieces.get(one) or [one.next] * one.rows for one in self._seated}
+        if new:
+            self._step(new)
 
-    def _admit(self) -> None:
-        """Begins to read the next request's prompts, if there is room for it."""
+    def _next_pieces(self) -> dict[Request, list[Sequence[int]]]:
+        """What to read of the prompts in this step; requests are admitted while that is little."""
+        left = self._budget()
+        pieces: dict[Request, list[Sequence[int]]] = {}
+        for reading in self._to_read():
+            if left <= 0:
+                break
+            piece = pieces[reading.request] = reading.next(left)
+            left -= sum(map(len, piece))
+        return pieces
+
+    def _to_read(self) -> Iterator[Reading]:
+        """Those that are being read, then those that can be admitted."""
+        yield from list(self._readings.values())
+        while (request := self._next_request()) is not None:
+            if self._seat(request):
+                yield self._readings[request]
+
+    def _budget(self) -> int:
+        """About how many tokens of prompts to read in the next step, all rows together."""
+        running = len(self._seated) - len(self._readings)
+        if not running:
+            return _LARGEST_PIECE
+        if not (self._step_time and self._token_time):
+            # The first piece, whose speed is not known yet, is small.
+            return _LEAST_PIECE
+        with self._lock:
+            waiting = self._count_waiting() + len(self._readings)
+        patience = min(_MOST_PATIENCE, _PATIENCE * max(1.0, waiting / running))
+        budget = int(patience * self._step_time / self._token_time)
+        return min(_LARGEST_PIECE, max(_LEAST_PIECE, budget))
+
+    def _next_request(self) -> Request | None:
+        """The one whose turn it is, if there is room for it."""
         with self._lock:
             self._count_waiting()
             if not self._lines:
-                return
+                return None
             user, line = next(iter(self._lines.items()))
             request = line[0]
-            if not self._has_room(request):
-                return
+            if not self._has_room(request) or self._is_being_read(request):
+                return None
             line.popleft()
             # Users take turns, so that one with many requests does not starve the rest.
             del self._lines[user]
             if line:
                 self._lines[user] = line
+        return request
+
+    def _seat(self, request: Request) -> bool:
+        """Gives a request rows that hold what is known of its prompts."""
+        request.first = len(self._rows.lengths)
         try:
             known = [self._known(ids) for ids in request.plan.token_ids]
             told = self._prefixes.told(request.plan.token_ids[0][:-1], request.user)
-            self._reading = Reading(request, self._rows, known)
-            request.reused = min(told, self._reading.begun)
+            reading = Reading(request, self._rows, known)
         except Exception as error:  # noqa: BLE001 - no memory for one request's rows
-            _deliver(request, _failure(error))
-            self._stop_reading()
+            try:
+                self._rows.drop(len(self._rows.lengths) - request.first)
+                self._start_anew()
+            finally:
+                _deliver(request, _failure(error))
+            return False
+        request.reused = min(told, reading.begun)
+        self._seated.append(request)
+        self._readings[request] = reading
+        return True
 
     def _has_room(self, request: Request) -> bool:
-        rows = self._running_rows + request.rows
-        positions = max(one.positions for one in (request, *self._running))
+        rows = len(self._rows.lengths) + request.rows
+        positions = max(one.positions for one in (request, *self._seated))
         size = rows * positions * self._position_bytes
         return rows <= self._max_rows and size <= self._max_bytes
+
+    def _is_being_read(self, request: Request) -> bool:
+        """Whether somebody's prompt, once it is read, will spare it most of its own."""
+        if not self._rows.divisible or not self._readings:
+            return False
+        others = [as_tokens(ids) for one in self._readings for ids in one.plan.token_ids]
+        for ids in request.plan.token_ids:
+            wanted = as_tokens(ids[:-1])
+            spared = max(common(wanted, other) for other in others) - self._known(ids)[0]
+            if spared >= max(WORTHWHILE, len(ids) // 2):
+                return True
+        return False
 
     def _known(self, token_ids: Sequence[int]) -> Known:
         """Where the longest known start of a prompt can be had, and how long it is.
@@ -254,6 +310,7 @@ class Scheduler:
         wanted = as_tokens(token_ids[:-1])
         length, found = self._prefixes.find(token_ids[:-1])
         source: int | Layers | None = found or None
+        # A prompt that is still being read may yet turn out to spoil what it wrote.
         for request in self._running:
             for row, ids in enumerate(request.plan.token_ids, request.first):
                 shared = common(wanted, as_tokens(ids))
@@ -261,80 +318,40 @@ class Scheduler:
                     length, source = shared, row
         return length, source
 
-    def _read(self, reading: Reading) -> None:
-        request = reading.request
-        budget = _LARGEST_PIECE
-        if self._running and self._step_time:
-            # The first piece, whose speed is not known yet, is small.
-            time_left = _PATIENCE * self._step_time
-            budget = int(time_left / self._token_time) if self._token_time else _LEAST_PIECE
+    def _step(self, new: dict[Request, list[Sequence[int]]]) -> None:
+        """One forward pass over new tokens, for each row of those that have rows."""
         begun = time.perf_counter()
+        read = sum(len(ids) for one in self._readings for ids in new[one])
+        tokens = [ids for rows in new.values() for ids in rows]
         try:
-            count = reading.advance(min(_LARGEST_PIECE, max(_LEAST_PIECE, budget)))
-        except Exception as error:  # noqa: BLE001 - a prompt that cannot be read ends one request
-            _deliver(request, _failure(error))
-            self._stop_reading()
-            return
-        if count:
-            self._token_time = (time.perf_counter() - begun) / count
-        if not reading.done:
-            return
-        self._reading = None
-        request.first = self._running_rows
-        self._running.append(request)
-        try:
-            pieces = request.open()
-        except Exception as error:  # noqa: BLE001 - a grammar may be anybody's code
-            self._fail(request, _failure(error))
-            return
-        if pieces:
-            self._hand_over(request, pieces)
-        else:
-            self._take(reading.logits, [request])
-
-    def _advance(self) -> None:
-        """One step of all running requests."""
-        self._reserve()
-        self._read_forced()
-        if not self._running:
-            return
-        requests = list(self._running)
-        new = [request.next[-1:] for request in requests for _ in range(request.rows)]
-        begun = time.perf_counter()
-        try:
-            logits = self._rows.forward(new)
+            logits = self._rows.forward(tokens)
         except Exception:  # noqa: BLE001 - one of them may be the reason
-            self._advance_each(requests)
+            self._step_each(new)
             return
-        self._rows.extend(new)
-        self._take(logits, requests)
-        took = time.perf_counter() - begun
-        fresh = _FRESH if self._step_time else 1.0
-        self._step_time += fresh * (took - self._step_time)
+        self._rows.extend(tokens)
+        self._take(logits, new)
+        self._learn_speed(time.perf_counter() - begun, read)
 
-    def _advance_each(self, requests: list[Request]) -> None:
+    def _step_each(self, new: dict[Request, list[Sequence[int]]]) -> None:
         """A step of each request by itself, so that an error ends only the one that causes it."""
-        for request in requests:
-            new = [request.next[-1:]] * request.rows
+        for request, tokens in new.items():
+            if not any(tokens):
+                continue
             try:
-                logits = self._rows.forward(new, request.first)
+                logits = self._rows.forward(tokens, request.first)
             except Exception as error:  # noqa: BLE001 - now it is this one's
                 self._fail(request, _failure(error))
                 continue
-            self._rows.extend(new, request.first)
-            self._take(logits, [request])
+            self._rows.extend(tokens, request.first)
+            self._take(logits, {request: tokens})
 
-    def _read_forced(self) -> None:
-        """Reads all but the last of the tokens that grammars forced, a request at a time."""
-        for request in [one for one in self._running if len(one.next) > 1]:
-            new = [request.next[:-1]] * request.rows
-            try:
-                self._rows.forward(new, request.first)
-            except Exception as error:  # noqa: BLE001 - it is this request's pass alone
-                self._fail(request, _failure(error))
-                continue
-            self._rows.extend(new, request.first)
-            del request.next[:-1]
+    def _learn_speed(self, took: float, read: int) -> None:
+        """Learns from a step how long one takes, and how much longer by a token of a prompt."""
+        if read <= _LEAST_PIECE:
+            fresh = _FRESH if self._step_time else 1.0
+            self._step_time += fresh * (took - self._step_time)
+        else:
+            self._token_time = max(took - self._step_time, took / 4) / read
 
     def _reserve(self) -> None:
         """Makes room for the step; where there is no memory the longest request must end."""
@@ -350,9 +367,22 @@ class Scheduler:
             else:
                 return
 
-    def _take(self, logits: Tensor, requests: list[Request]) -> None:
-        """Draws the next token of each request and hands it over."""
-        for request, choice in zip(requests, _choose(logits, requests), strict=True):
+    def _take(self, logits: Tensor, new: dict[Request, list[Sequence[int]]]) -> None:
+        """Draws the next token of each request that is read to its end, and hands it over."""
+        ready: dict[Request, Tensor] = {}
+        read = bool(self._readings)
+        counts = [sum(map(bool, rows)) for rows in new.values()]
+        for (request, tokens), own in zip(new.items(), torch.split(logits, counts), strict=True):
+            reading = self._readings.get(request)
+            if reading is None:
+                ready[request] = own
+                continue
+            reading.take(tokens, own)
+            if reading.done and not self._open(request):
+                ready[request] = reading.logits
+        if read:
+            logits = torch.cat(list(ready.values())) if ready else logits[:0]
+        for request, choice in zip(ready, _choose(logits, list(ready)), strict=True):
             if isinstance(choice, LinAlignError):
                 self._fail(request, choice)
                 continue
@@ -362,6 +392,18 @@ class Scheduler:
                 self._fail(request, _failure(error))
                 continue
             self._hand_over(request, pieces)
+
+    def _open(self, request: Request) -> bool:
+        """Begins the answer; whether anything is there already, if only an error."""
+        del self._readings[request]
+        try:
+            pieces = request.open()
+        except Exception as error:  # noqa: BLE001 - a grammar may be anybody's code
+            self._fail(request, _failure(error))
+            return True
+        if pieces:
+            self._hand_over(request, pieces)
+        return bool(pieces)
 
     def _hand_over(self, request: Request, pieces: list[Piece]) -> None:
         try:
@@ -374,34 +416,36 @@ class Scheduler:
     def _fail(self, request: Request, error: LinAlignError) -> None:
         try:
             self._leave(request, keep=False)
+            self._start_anew()
         finally:
             _deliver(request, error)
 
+    def _start_anew(self) -> None:
+        """After a fault there may be memory for some layers only, which nobody is to inherit."""
+        if not self._seated:
+            self._rows = self._new_rows()
+
     def _leave(self, request: Request, *, keep: bool = True) -> None:
-        """Gives a request's rows back; those behind them move up."""
+        """Gives a request's rows back; others move into their place."""
         if keep:
             self._keep(request)
-        at = self._running.index(request)
-        behind = self._running[at + 1 :]
+        self._readings.pop(request, None)
+        at = self._seated.index(request)
+        behind = self._seated[at + 1 :]
         if behind and behind[-1].rows == request.rows:
             # One request moves instead of all that are behind.
-            mover = behind[-1]
-            self._move(mover.first, request.first, mover.rows)
-            mover.first = request.first
-            self._running[at] = self._running.pop()
+            mover = self._seated[at] = self._seated.pop()
+            self._move(mover, request.first)
         else:
-            del self._running[at]
+            del self._seated[at]
             for one in behind:
-                self._move(one.first, one.first - request.rows, one.rows)
-                one.first -= request.rows
-        first = self._running_rows
-        behind_them = len(self._rows.lengths) - first - request.rows
-        self._move(first + request.rows, first, behind_them)
+                self._move(one, one.first - request.rows)
         self._rows.drop(request.rows)
 
-    def _move(self, source: int, target: int, count: int) -> None:
-        for row in range(count):
-            self._rows.move(source + row, target + row)
+    def _move(self, request: Request, first: int) -> None:
+        for row in range(request.rows):
+            self._rows.move(request.first + row, first + row)
+        request.first = first
 
     def _keep(self, request: Request) -> None:
         """Remembers a request's rows for whoever continues from them."""
@@ -416,17 +460,6 @@ class Scheduler:
                 except (MemoryError, RuntimeError):
                     # What is kept is for speed only: running requests need the memory more.
                     self._prefixes.clear()
-
-    def _stop_reading(self) -> None:
-        self._reading = None
-        self._drop_behind_running()
-
-    def _drop_behind_running(self) -> None:
-        first = self._running_rows
-        self._rows.drop(len(self._rows.lengths) - first)
-        if not self._running:
-            # There may have been memory for some layers only.
-            self._rows = self._new_rows()
 
 
 def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float] | LinAlignError]:

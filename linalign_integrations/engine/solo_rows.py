@@ -80,14 +80,15 @@ class SoloRows:
         """Reads new tokens and returns what may follow them, as ``Rows.forward`` does."""
         rows = self._rows[first : first + len(new)]
         return torch.stack(
-            [self._read(row, tuple(ids)) for row, ids in zip(rows, new, strict=True)]
+            [self._read(row, tuple(ids)) for row, ids in zip(rows, new, strict=True) if ids]
         )
 
     def extend(self, new: Sequence[Sequence[int]], first: int = 0) -> None:
         """Makes tokens that ``forward`` has read count."""
         for index, tokens in enumerate(new, first):
-            self.lengths[index] += len(tokens)
-            self._rows[index].ahead = None
+            if tokens:
+                self.lengths[index] += len(tokens)
+                self._rows[index].ahead = None
 
     def _read(self, row: _Row, token_ids: tuple[int, ...]) -> Tensor:
         if row.broken is not None:
