@@ -34,7 +34,7 @@ def as_preferences(
     if isinstance(value, Mapping):
         value = Preferences(**value)
     if isinstance(value, Preferences):
-        return value.model_copy(update=said)
+        return value.model_copy(update=said) if said else value
     if value is not None:
         said["principles"] = value
     return Preferences(**said) if said else None
@@ -129,6 +129,8 @@ def resolve(
             no profile store.
         ProfileUnreadable: what is stored for the user is not preferences.
     """
+    if call is not None and len(call.model_fields_set) == len(_UNSAID):
+        return call
     said: dict[str, Any] = {}
 
     def says_principles() -> bool:
@@ -158,9 +160,8 @@ def resolve(
     for level in levels():
         if level is not None:
             said = {**level._said(), **said}
-        if len(said) == len(Preferences.model_fields):
-            break
-    return Preferences(**{**_UNSAID, **said})
+    # Each of these values was checked when its level was made.
+    return Preferences.model_construct(**{**_UNSAID, **said})
 
 
 def _said_by(carrier: object) -> Preferences | None:
