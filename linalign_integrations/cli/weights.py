@@ -188,7 +188,7 @@ def _plot_opposites(axes: Axes, measured: Composition, dimensions: Sequence[str]
 
     names = [" / ".join(known.opposites(dimension)) for dimension in dimensions]
     for (first, second), marker, colour in zip(
-        known.TILTS, ("^", "o", "v"), (_OWN, "0.2", _BESIDE), strict=True
+        known.TILTS, ("^", "o", "v"), ("#009E73", "0.2", "#D55E00"), strict=True
     ):
         shares = []
         for dimension in dimensions:

@@ -54,8 +54,6 @@ class Row:
         dimension: What the first principle is about.
         weights: The weight of each principle.
         followed: The share of answers that show what each principle asks for.
-        first: The share of answers that show what the principle asks for that stands first in the
-            prompt; where values stand against each other, half of the cases have either first.
         accepted: The share of answers that the world's grammar accepts.
         cases: The number of answers.
     """
@@ -64,7 +62,6 @@ class Row:
     dimension: str
     weights: tuple[float, ...]
     followed: tuple[float, ...]
-    first: float
     accepted: float
     cases: int
 
@@ -240,13 +237,11 @@ def _row(
         [reading.shows(*value) for value in case.values]
         for case, reading in zip(cases, readings, strict=True)
     ]
-    first = [hits[-1 if case.backwards else 0] for case, hits in zip(cases, shown, strict=True)]
     return Row(
         experiment,
         dimension,
         weights,
         followed=tuple(sum(hits) / len(cases) for hits in zip(*shown, strict=True)),
-        first=sum(first) / len(cases),
         accepted=sum(reading.accepted for reading in readings) / len(cases),
         cases=len(cases),
     )
