@@ -115,7 +115,7 @@ def test_the_schema_is_enough_for_a_form() -> None:
         for name, field in form["properties"].items():
             assert field["title"][0].isupper(), name
             assert field["description"].endswith("."), name
-            assert field["examples"], name
+            assert field.get("examples") or field.get("type") == "boolean", name
             assert "default" in field or name in form["required"]
     fields = schema["properties"]
     assert fields["ratio"].items() >= {"minimum": 0, "maximum": 1000, "default": 2.0}.items()
@@ -130,7 +130,7 @@ def test_the_schema_is_enough_for_a_form() -> None:
     for example in schema["examples"]:
         assert Preferences(**example)
     for name, field in fields.items():
-        for example in field["examples"]:
+        for example in field.get("examples", ()):
             assert name in Preferences(**{name: example}).model_fields_set
     json.dumps(schema, allow_nan=False)
 
@@ -195,8 +195,7 @@ def test_only_preferences_are_merged_and_not_without_end() -> None:
         ({"principles": [{"text": "a", "weight": float("nan")}]}, r"principles\.0: weight"),
         ({"principles": [{"text": "a", "weight": "2"}]}, "weight"),
         ({"principles": [{"text": "a", "wieght": 2}]}, "wieght"),
-        ({"ratio": "2"}, "ratio"),
-        ({"ratio": True}, "ratio"),
+        ({"ratio": "much"}, "ratio"),
         ({"ratio": 1001}, "ratio.*less than or equal to 1000"),
         ({"principles": [""]}, "text"),
         ({"principles": ["a\ud800"]}, "unable to parse raw data as a unicode"),

@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -191,14 +192,14 @@ def compose(
         loaded, tokenizer, model_id=model, max_rows=_ROWS, max_waiting=total(count), reuse_bytes=0
     )
     rows = []
-    for experiment, dimension, cases, choices in _plan(seed):
-        chosen = list(itertools.islice(cases, count))
-        texts = asyncio.run(_answers(engine, chosen, choices, asked, seed, advance))
-        rows += [
-            _row(experiment, dimension, weights, chosen, texts[number :: len(choices)])
-            for number, weights in enumerate(choices)
-        ]
-    engine.close()
+    with closing(engine):
+        for experiment, dimension, cases, choices in _plan(seed):
+            chosen = list(itertools.islice(cases, count))
+            texts = asyncio.run(_answers(engine, chosen, choices, asked, seed, advance))
+            rows += [
+                _row(experiment, dimension, weights, chosen, texts[number :: len(choices)])
+                for number, weights in enumerate(choices)
+            ]
     return Composition(model, count, seed, kl_budget, tuple(rows))
 
 

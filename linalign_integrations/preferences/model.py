@@ -46,7 +46,7 @@ _Text = Annotated[
     AfterValidator(_as_text),
 ]
 # Adding zero makes -0.0, which equals 0.0 and reads otherwise, the same value in every respect.
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(lambda x: x + 0)]
+_Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0)]
 
 
 class _Value(BaseModel):
@@ -93,6 +93,7 @@ class Principle(_Value):
     )
     weight: _Number = Field(
         default=1.0,
+        strict=True,
         ge=-_LARGEST,
         le=_LARGEST,
         title="Weight",
@@ -161,7 +162,7 @@ class Preferences(_Value):
         description="Largest step along the direction; 0 is plain prompting.",
         examples=[0.0, 1.0, 2.0, 3.0],
     )
-    kl_budget: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)] | None = Field(
+    kl_budget: Annotated[float, Field(allow_inf_nan=False, gt=0)] | None = Field(
         default=None,
         title="KL budget",
         description="Most nats per token that the step may spend; null (None) for no budget.",

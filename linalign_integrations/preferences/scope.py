@@ -63,7 +63,7 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
         principles: Preferences | Principle | str | Sequence[str | Principle] | None = None,
         **fields: Any,
     ) -> None:
-        self.preferences = as_preferences(principles, **fields) or Preferences()
+        self._preferences = as_preferences(principles, **fields) or Preferences()
 
     def __enter__(self) -> Self:
         _scopes.set((*_scopes.get(), self))
@@ -147,7 +147,7 @@ def resolve(
                 named = True
                 yield profiles.get(user)
         for scope in reversed(_scopes.get()):
-            yield scope.preferences
+            yield scope._preferences
         if user_id is not None and not (named or says_principles()):
             if profiles is None:
                 raise ProfileNotFound(
