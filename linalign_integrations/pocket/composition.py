@@ -143,11 +143,17 @@ def _opposed(dimension: str, seed: int) -> Iterator[_Case]:
         yield _Case(scene, tuple(values), texts, backwards=bool(number % 2))
 
 
-def _plan(seed: int) -> Iterator[tuple[str, str, Iterator[_Case], Sequence[tuple[float, ...]]]]:
+def _plan(count: int, seed: int) -> Iterator[tuple[str, str, tuple[float, ...], list[_Case]]]:
+    """What each row measures: an experiment, a dimension, weights, and the cases to ask."""
     for dimension in world.PRIOR:
-        yield ALONE, dimension, _stated(dimension, 1, seed), [(one,) for one in WEIGHTS]
-        yield BESIDE, dimension, _stated(dimension, 2, seed), [(one, 1.0) for one in WEIGHTS]
-        yield AGAINST, dimension, _opposed(dimension, seed), TILTS
+        for experiment, drawn, choices in (
+            (ALONE, _stated(dimension, 1, seed), [(one,) for one in WEIGHTS]),
+            (BESIDE, _stated(dimension, 2, seed), [(one, 1.0) for one in WEIGHTS]),
+            (AGAINST, _opposed(dimension, seed), TILTS),
+        ):
+            cases = list(itertools.islice(drawn, count))
+            for weights in choices:
+                yield experiment, dimension, weights, cases
 
 
 def total(count: int) -> int:
@@ -180,7 +186,7 @@ def compose(
     """
     if count < 1:
         raise InvalidArgument(f"count={count}: measuring takes at least one question per row")
-    asked = Preferences(kl_budget=kl_budget)
+    Preferences(kl_budget=kl_budget)  # refused before anything is loaded
     loaded, tokenizer = load_weights(
         model,
         revision=None,
@@ -191,39 +197,35 @@ def compose(
     engine = Engine(
         loaded, tokenizer, model_id=model, max_rows=_ROWS, max_waiting=total(count), reuse_bytes=0
     )
-    rows = []
+    plan = list(_plan(count, seed))
+    asked = [
+        (case.scene, case.preferences(weights, kl_budget), seed * 100_003 + number)
+        for _, _, weights, cases in plan
+        for number, case in enumerate(cases)
+    ]
     with closing(engine):
-        for experiment, dimension, cases, choices in _plan(seed):
-            chosen = list(itertools.islice(cases, count))
-            texts = asyncio.run(_answers(engine, chosen, choices, asked, seed, advance))
-            rows += [
-                _row(experiment, dimension, weights, chosen, texts[number :: len(choices)])
-                for number, weights in enumerate(choices)
-            ]
+        texts = iter(asyncio.run(_answers(engine, asked, advance)))
+    rows = (_row(*row, list(itertools.islice(texts, count))) for row in plan)
     return Composition(model, count, seed, kl_budget, tuple(rows))
 
 
 async def _answers(
     engine: Engine,
-    cases: Sequence[_Case],
-    choices: Sequence[tuple[float, ...]],
-    asked: Preferences,
-    seed: int,
+    asked: Sequence[tuple[Scene, Preferences, int]],
     advance: Callable[[int], object],
 ) -> list[str]:
-    """The answers to each case under each choice of weights."""
+    """The answer to each scene under these preferences and this seed."""
 
-    async def answer(number: int, case: _Case, weights: tuple[float, ...]) -> str:
+    async def answer(scene: Scene, preferences: Preferences, seed: int) -> str:
         result = await engine.agenerate(
-            case.scene.messages(told=False, answered=False),
-            preferences=case.preferences(weights, asked.kl_budget),
-            sampling=SamplingParams(seed=seed * 100_003 + number, max_tokens=LONGEST),
+            scene.messages(told=False, answered=False),
+            preferences=preferences,
+            sampling=SamplingParams(seed=seed, max_tokens=LONGEST),
         )
         advance(1)
         return result.text
 
-    numbered = itertools.product(enumerate(cases), choices)
-    return await asyncio.gather(*(answer(at, case, weights) for (at, case), weights in numbered))
+    return await asyncio.gather(*itertools.starmap(answer, asked))
 
 
 def _row(
