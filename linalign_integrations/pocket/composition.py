@@ -40,7 +40,7 @@ __all__ = [
 WEIGHTS = (-1.0, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
 TILTS = ((2.0, 1.0), (1.0, 1.0), (1.0, 2.0))
 ALONE, BESIDE, AGAINST = "alone", "beside another", "against its opposite"
-# More rows make no step faster here.
+# Enough to keep a processor busy.
 _ROWS = 256
 # What is asked: shares of answers, and of those that show either of two opposites.
 _FALL, _RISE, _BELOW, _BALANCE = 0.05, 0.3, 0.01, 0.3
