@@ -26,12 +26,11 @@ from linalign_integrations.preferences import (
     open_profiles,
     resolve,
 )
-from linalign_integrations.preferences.scope import STRENGTH
 
 if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, SamplingParams
 
-_PREFERENCE_FIELDS = ("principles", *STRENGTH)
+_PREFERENCE_FIELDS = tuple(Preferences.model_fields)
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
 # LangChain's own flag to stream inside generate.
 _HARMLESS = ("stream",)
@@ -194,15 +193,12 @@ class Adapter(BaseModel):
     ) -> Preferences:
         """Resolves the preferences of one call and removes from ``call`` what it said of them."""
         said = {name: call.pop(name, None) for name in _PREFERENCE_FIELDS}
-        layer = as_preferences(said.pop("principles"), **said)
         whole = call.pop("preferences", None)
-        if whole is not None:
-            if not isinstance(whole, Preferences):
-                raise _not_preferences(whole)
-            layer = whole if layer is None else layer.over(whole)
+        if whole is not None and not isinstance(whole, Preferences):
+            raise _not_preferences(whole)
         kept = self.profiles
         return resolve(
-            call=layer,
+            call=as_preferences(whole, **said),
             config=config,
             context=context,
             own=self._own_preferences(),

@@ -98,11 +98,24 @@ class ProfileUnreadable(LinAlignError, ValueError):
     """A stored profile exists but cannot be read as preferences; it is kept as it is."""
 
 
+# Nobody reads more, and a thousand lines would hide the first.
+_MOST_SHOWN = 5
+
+
 def describe(error: ValidationError) -> str:
-    """One line a person can act on, for each field that a pydantic model refused."""
+    """What a person can act on, for each of the first few fields that a pydantic model refused."""
     lines = []
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found[:_MOST_SHOWN]:
         place = ".".join(map(str, item["loc"])) or error.title
+        reason = item.get("ctx", {}).get("error")
+        if isinstance(reason, LinAlignError):
+            # A value inside this one has said already what was wrong with it.
+            lines.append(f"{place}: {reason}" if item["loc"] else str(reason))
+            continue
+        message = item["msg"].removeprefix("Value error, ")
         shown = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
-        lines.append(f"{place}: {item['msg']}{shown}")
+        lines.append(f"{place}: {message}{shown}")
+    if len(found) > _MOST_SHOWN:
+        lines.append(f"and {len(found) - _MOST_SHOWN} more")
     return "; ".join(lines)

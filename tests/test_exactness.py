@@ -145,11 +145,23 @@ def test_weighted_principles_equal_the_sum_of_their_directions(kind: str) -> Non
     assert list(result.token_ids) == drawn
 
 
+@pytest.mark.parametrize(
+    "principles",
+    [
+        ["Answer like a pirate."],
+        ["Be brief.", "Be formal."],
+        [Principle("Be brief.", 2.0), Principle("Be formal."), Principle("Be dull.", -1.0)],
+        [Principle("Be brief.", -1.0), Principle("Be formal.", -2.0)],
+    ],
+    ids=["one", "equal weights", "different weights", "weights below 0"],
+)
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_neox"])
-def test_a_kl_budget_bounds_every_token_and_changes_the_answer(kind: str) -> None:
+def test_a_kl_budget_bounds_every_token_and_changes_the_answer(
+    kind: str, principles: list[str | Principle]
+) -> None:
     sampling = SamplingParams(seed=5, max_tokens=LENGTH)
-    free = Preferences(principles=["Answer like a pirate."], ratio=5.0)
-    bounded = Preferences(principles=["Answer like a pirate."], ratio=5.0, kl_budget=0.05)
+    free = Preferences(principles=principles, ratio=5.0)
+    bounded = Preferences(principles=principles, ratio=5.0, kl_budget=0.05)
     spent = {
         preferences.kl_budget: [
             piece.kl

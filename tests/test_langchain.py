@@ -270,6 +270,31 @@ def test_bad_fields_raise_this_package_s_errors(make: Callable, folder: Path) ->
         make().invoke("Hi", preferences="Be brief.")
 
 
+def test_bad_principles_are_refused_from_wherever_they_come(make: Callable, folder: Path) -> None:
+    model = make()
+    for principles in (
+        ["x" * 100_000],
+        [f"p{number}" for number in range(1000)],
+        ["a\x00b"],
+        [{"text": "a", "weight": float("nan")}],
+        [b"bytes"],
+    ):
+        for refused in (
+            lambda given: make(principles=given),
+            lambda given: model.invoke("Hi", principles=given),
+            lambda given: model.invoke("Hi", {"configurable": {"principles": given}}),
+            lambda given: list(model.stream("Hi", principles=given)),
+        ):
+            with pytest.raises(InvalidPreferences, match="principles") as caught:
+                refused(principles)
+            assert len(str(caught.value)) < 1000
+    assert text(model.invoke("Hi")) == bare_answer(folder, []), "nobody else is disturbed"
+
+
+def test_every_field_of_preferences_is_one_of_the_adapter_s(make: Callable) -> None:
+    assert set(Preferences.model_fields) <= set(type(make()).model_fields)
+
+
 def test_fields_of_the_wrong_type_raise_this_package_s_errors(make: Callable) -> None:
     for fields, error in (
         ({"ratio": "much"}, InvalidPreferences),

@@ -520,4 +520,4 @@ def test_the_command_prints_its_tables_and_writes_its_files(
 
 def test_the_help_says_what_the_budget_is_by_default() -> None:
     shown = CliRunner().invoke(app, ["pocket", "--help"]).output
-    assert f"default: {measure.KL_BUDGET:g}" in shown
+    assert f"default: ({measure.KL_BUDGET:g};" in shown

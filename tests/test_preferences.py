@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import copy
+import json
 import pickle
 import sqlite3
 import subprocess
@@ -14,6 +15,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linalign_integrations import Preferences, Principle, open_profiles, use_preferences
 from linalign_integrations.errors import (
@@ -52,9 +55,148 @@ def test_preferences_are_values() -> None:
         one.ratio = 1.0  # type: ignore[misc]
 
 
+NUMBERS = st.one_of(st.integers(0, 5), st.floats(0, 5), st.just(-0.0))
+TEXTS = st.text("ab \n\tü", min_size=1).filter(str.strip)
+
+
+@given(
+    TEXTS,
+    st.one_of(NUMBERS, st.floats(-5, -0.5)),
+    NUMBERS,
+    st.one_of(st.none(), st.integers(1, 3), st.floats(0.1, 3)),
+)
+def test_equal_preferences_have_one_repr_and_hash_however_they_were_made(
+    text: str, weight: float, ratio: float, budget: float | None
+) -> None:
+    made = Preferences(principles=[Principle(text, weight)], ratio=ratio, kl_budget=budget)
+    others = [
+        Preferences(
+            principles=({"text": f" {text}", "weight": float(weight)},),
+            ratio=ratio + 0.0,
+            kl_budget=budget and float(budget),
+            placement="system",
+        ),
+        Preferences.model_validate(made.model_dump()),
+        Preferences.model_validate_json(made.model_dump_json(exclude_unset=True)),
+        Preferences(ratio=4).model_copy(update=made.model_dump()),
+        made.model_copy(deep=True),
+        Preferences(ratio=5.0).merge(made),
+        pickle.loads(pickle.dumps(made)),
+    ]
+    for other in others:
+        assert (other, repr(other), hash(other)) == (made, repr(made), hash(made))
+        assert "-0.0" not in repr(other)
+    assert Preferences(**eval(f"dict{repr(made).removeprefix('Preferences')}")) == made  # noqa: S307
+
+
+def test_a_copy_is_checked_like_any_other_value() -> None:
+    assert Preferences(ratio=1.0).model_copy(update={"principles": "A."}) == Preferences(
+        principles=["A."], ratio=1.0
+    )
+    for value, change in (
+        (Preferences(), {"ratio": float("nan")}),
+        (Preferences(), {"strength": 2}),
+        (Principle("A."), {"weight": "3"}),
+    ):
+        with pytest.raises(InvalidPreferences, match=next(iter(change))):
+            value.model_copy(update=change)
+
+
+def test_line_breaks_of_forms_are_line_breaks() -> None:
+    assert Principle("one\r\ntwo\rthree") == Principle("one\ntwo\nthree")
+
+
+def test_the_schema_is_enough_for_a_form() -> None:
+    schema = Preferences.model_json_schema()
+    principle = schema["$defs"]["Principle"]
+    for form in (schema, principle):
+        assert form["additionalProperties"] is False
+        assert "InvalidPreferences" not in form["description"]
+        for name, field in form["properties"].items():
+            assert field["title"][0].isupper(), name
+            assert field["description"].endswith("."), name
+            assert field.get("examples") or field.get("type") == "boolean", name
+            assert "default" in field or name in form["required"]
+    fields = schema["properties"]
+    assert fields["ratio"].items() >= {"minimum": 0, "maximum": 1000, "default": 2.0}.items()
+    budget, nothing = fields["kl_budget"]["anyOf"]
+    assert budget == {"exclusiveMinimum": 0, "type": "number"}
+    assert nothing == {"type": "null"}
+    assert fields["plausibility"].items() >= {"exclusiveMinimum": 0, "maximum": 1}.items()
+    assert fields["placement"]["enum"] == ["system", "last_user"]
+    assert fields["principles"]["maxItems"] == 100
+    assert principle["properties"]["text"].items() >= {"minLength": 1, "maxLength": 10_000}.items()
+    assert principle["properties"]["weight"].items() >= {"minimum": -1000, "maximum": 1000}.items()
+    for example in schema["examples"]:
+        assert Preferences(**example)
+    for name, field in fields.items():
+        for example in field.get("examples", ()):
+            assert name in Preferences(**{name: example}).model_fields_set
+    json.dumps(schema, allow_nan=False)
+
+
+HOUSE = Preferences(principles=["Be polite.", "Name your sources."], ratio=1.0, kl_budget=0.5)
+
+
+def test_merging_adds_principles_and_takes_other_fields_from_the_uppermost_layer() -> None:
+    ann = Preferences(principles=["I am vegan."], ratio=3.0)
+    call = Preferences(principles="Be brief.", plausibility=0.9)
+    merged = HOUSE.merge(ann, call)
+    assert merged == Preferences(
+        principles=["Be polite.", "Name your sources.", "I am vegan.", "Be brief."],
+        ratio=3.0,
+        kl_budget=0.5,
+        plausibility=0.9,
+    )
+    assert Preferences.merge(HOUSE, ann, call) == HOUSE.merge(ann).merge(call) == merged
+    assert HOUSE.merge() == HOUSE.merge(Preferences()) == Preferences().merge(HOUSE) == HOUSE
+
+
+def test_a_layer_that_repeats_a_principle_decides_its_weight() -> None:
+    ann = Preferences(principles=["I am vegan.", Principle("Be polite.", 3.0)])
+    assert HOUSE.merge(ann).principles == (Principle("Name your sources."), *ann.principles)
+    twice = Preferences(principles=[Principle("A.", 0.5), Principle("A.", 0.5)])
+    assert HOUSE.merge(twice).principles == HOUSE.principles + twice.principles
+
+
+def test_an_explicit_empty_tuple_drops_the_principles_of_the_layers_below() -> None:
+    off = Preferences(principles=())
+    assert HOUSE.merge(off) == Preferences(ratio=1.0, kl_budget=0.5)
+    assert "principles" in HOUSE.merge(off).model_fields_set
+    assert HOUSE.merge(off, Preferences(principles="A.")).principles == (Principle("A."),)
+
+
+def test_what_no_layer_says_stays_unsaid() -> None:
+    merged = HOUSE.merge(Preferences(principles="A."))
+    assert merged.model_fields_set == {"principles", "ratio", "kl_budget"}
+    lifted = HOUSE.merge(Preferences(kl_budget=None))
+    assert lifted.kl_budget is None
+
+
+def test_only_preferences_are_merged_and_not_without_end() -> None:
+    with pytest.raises(InvalidPreferences, match="merge takes Preferences, not str"):
+        HOUSE.merge("Be brief.")  # type: ignore[arg-type]
+    many = Preferences(principles=[f"p{number}" for number in range(99)])
+    with pytest.raises(InvalidPreferences, match="at most 100 items"):
+        HOUSE.merge(many)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"principles": ["x" * 100_000]}, r"principles\.0: text: .*at most 10000 characters"),
+        ({"principles": [f"p{n}" for n in range(1000)]}, "principles: .*at most 100 items"),
+        ({"principles": [b"bytes"]}, r"principles\.0: a principle is a string or a Principle"),
+        ({"principles": ["a", None]}, r"principles\.1: a principle is a string or a Principle"),
+        ({"principles": {"a", "b"}}, "a list or tuple of them"),
+        ({"principles": Preferences()}, "whole ones go into preferences="),
+        ({"principles": ["a\x00b"]}, r"principles\.0: text: U\+0000 at position 1"),
+        ({"principles": ["\x1b[31mred"]}, r"U\+001B at position 0 is a control character"),
+        ({"principles": [{"text": "a", "weight": float("nan")}]}, r"principles\.0: weight"),
+        ({"principles": [{"text": "a", "weight": "2"}]}, "weight"),
+        ({"principles": [{"text": "a", "wieght": 2}]}, "wieght"),
+        ({"ratio": "much"}, "ratio"),
+        ({"ratio": 1001}, "ratio.*less than or equal to 1000"),
         ({"principles": [""]}, "text"),
         ({"principles": ["a\ud800"]}, "unable to parse raw data as a unicode"),
         ({"principles": [{"text": "a", "weight": 1e6}]}, "weight"),
@@ -84,6 +226,43 @@ def test_preferences_out_of_range_are_refused_by_name(fields: dict, words: str) 
 def test_a_principle_that_cannot_be_meant_is_refused(arguments: tuple) -> None:
     with pytest.raises(InvalidPreferences):
         Principle(*arguments)
+
+
+def test_an_error_is_short_whatever_was_given() -> None:
+    for principles in (["x" * 100_000], [""] * 100, ["p" * 100] * 1000, "\x00" * 9000):
+        with pytest.raises(InvalidPreferences) as caught:
+            Preferences(principles=principles)
+        assert len(str(caught.value)) < 1000
+    with pytest.raises(InvalidPreferences, match="and 95 more"):
+        Preferences(principles=[""] * 100)
+
+
+def test_bad_preferences_change_nothing_where_they_were_to_be_used() -> None:
+    profiles = open_profiles("memory://bad-input")
+    profiles.put("ann", "Be brief.")
+    bad = ["x" * 100_000, [f"p{number}" for number in range(1000)], ["a\x00b"], [7]]
+    with use_preferences("outer"):
+        for principles in bad:
+            with pytest.raises(InvalidPreferences):
+                profiles.put("ann", principles)
+            with pytest.raises(InvalidPreferences):
+                use_preferences(principles)
+            with pytest.raises(InvalidPreferences):
+                resolve(config={"principles": principles})
+        assert said() == ["outer"]
+    assert profiles.get("ann") == Preferences(principles="Be brief.")
+
+
+def test_blocks_that_generators_leave_in_another_order_close_none_but_their_own() -> None:
+    outer, inner = use_preferences("outer", ratio=3.0), use_preferences("inner")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert resolve() == Preferences(principles=["inner"])
+    outer.__exit__(None, None, None)
+    assert said() == ["inner"]
+    inner.__exit__(None, None, None)
+    assert said() == []
 
 
 def test_the_levels_are_asked_in_the_documented_order() -> None:

@@ -206,6 +206,20 @@ def test_a_principle_to_steer_away_from_is_not_in_the_prompted_branch() -> None:
     assert "B." not in mixed["prompted"]
 
 
+def test_each_weighted_principle_has_a_row_and_equal_rows_are_one() -> None:
+    def rows(*weights: float) -> list[str]:
+        principles = [
+            Principle(text, weight) for text, weight in zip("ABCD", weights, strict=False)
+        ]
+        return list(texts("chatml", "Hi", Preferences(principles=principles)))
+
+    assert rows(3, 3, 3, 3) == ["prompted", "plain"]
+    assert rows(-2, -2) == ["plain", "avoided"]
+    assert rows(1, 1, 2) == ["prompted", "plain", "principle 1", "principle 2", "principle 3"]
+    assert rows(2, -1, 0, -3) == ["prompted", "plain", "principle 2", "principle 3"]
+    assert rows(-1, -2) == ["plain", "principle 1", "principle 2"]
+
+
 def test_the_same_principle_twice_counts_with_the_sum_of_its_weights() -> None:
     twice = Preferences(principles=[Principle("A.", 0.5), Principle("A.", 0.5)])
     assert texts("chatml", "Hi", twice) == texts("chatml", "Hi", Preferences(principles=["A."]))

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from linalign_integrations.cli import bench, chat, demo, pocket
+from linalign_integrations.cli import bench, chat, demo, pocket, weights
 from linalign_integrations.errors import LinAlignError
 
 __all__ = ["app", "main"]
@@ -118,21 +118,42 @@ def run_pocket(
     model: Annotated[
         str, typer.Option("--model", "-m", help='"pocket", or the folder of one trained like it.')
     ] = "pocket",
-    count: Annotated[int, typer.Option(min=1, help="Held-out cases per set.")] = 300,
+    weighing: Annotated[
+        bool, typer.Option("--weights", help="What principles of different weights do, instead.")
+    ] = False,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Held-out cases per set.", show_default="300; 100 with --weights"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 7,
     kl_budget: Annotated[
-        float, typer.Option(help="Nats per token, where there is a budget.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Nats per token, where there is a budget.",
+            show_default="1; none with --weights",
+        ),
+    ] = None,
     json_file: Annotated[str | None, typer.Option("--json", help="Write the figures here.")] = None,
     plot_file: Annotated[str | None, typer.Option("--plot", help="Draw an SVG here.")] = None,
 ) -> None:
     """How well the embedded model follows principles, calls tools and reads documents."""
+    if weighing:
+        weights.run(
+            Console(),
+            model=model,
+            count=count or 100,
+            seed=seed,
+            kl_budget=kl_budget,
+            json_file=json_file,
+            plot_file=plot_file,
+        )
+        return
     pocket.run(
         Console(),
         model=model,
-        count=count,
+        count=count or 300,
         seed=seed,
-        kl_budget=kl_budget,
+        kl_budget=1.0 if kl_budget is None else kl_budget,
         json_file=json_file,
         plot_file=plot_file,
     )

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -37,7 +37,15 @@ from linalign_integrations.cli.peers import (
     ours_arguments,
 )
 from linalign_integrations.engine.sampling import choose
-from linalign_integrations.errors import LinAlignError
+from linalign_integrations.errors import LinAlignError, MissingExtra
+from linalign_integrations.langchain import ChatLinAlign
+from linalign_integrations.langchain.scope import take_preferences
+from linalign_integrations.preferences import (
+    Preferences,
+    Profiles,
+    open_profiles,
+    use_preferences,
+)
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -47,6 +55,8 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+
+    from langchain_core.runnables import RunnableConfig
 
     from linalign_integrations.cli.bench import Scale, Target
     from linalign_integrations.engine import Engine, Piece, Result, Usage
@@ -154,6 +164,7 @@ DOCUMENT = "time to first token over one document"
 REUSED = "prompt tokens that need not be read again"
 GAP = "steps of a stream while a long prompt arrives"
 SHARE = "parts of a step"
+RESOLVING = "finding the preferences of a call"
 MEMORY = "memory after many requests"
 UNITS = {
     PER_TOKEN: "ms",
@@ -166,6 +177,7 @@ UNITS = {
     REUSED: "tokens",
     GAP: "ms",
     SHARE: "ms",
+    RESOLVING: "µs",
     MEMORY: "MiB",
 }
 # Curves show growth, which takes fewer rounds than a ratio that is held against a target.
@@ -179,6 +191,7 @@ _TURNS = 9
 _FEW_TOKENS = 4
 # More tokens than are drawn while the prompt is read that arrives beside them.
 _LONG_ANSWER = 1000
+_CALLS = 500
 _MEMORY_PARTS = 4
 _MEMORY_PROMPT = 30
 _MEMORY_TOKENS = 8
@@ -555,6 +568,61 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resolving(lab: Lab) -> Experiment:
+    """What finding its preferences adds to a call of LangChain's, which looks for them twice."""
+    profiles: Profiles | None = None
+    with suppress(MissingExtra):
+        profiles = open_profiles("memory://bench")
+        profiles.put("ann", Preferences(principles=["I am vegan.", "Be brief."], kl_budget=0.5))
+    chat = ChatLinAlign(
+        model=lab.engine.model_id, principles=["Be kind."], ratio=1.0, profiles=profiles
+    )
+    said = {"principles": ["Be formal.", "Name your sources."], "ratio": 3.0}
+    ann: RunnableConfig = {"configurable": {"user_id": "ann"}}
+    ways: dict[str, tuple[dict[str, Any], RunnableConfig | None]] = {
+        "own fields": ({}, None),
+        "call arguments": (said, None),
+        "configuration": ({}, {"configurable": said}),
+        "profile": ({}, ann),
+        "all levels": ({"ratio": 3.0}, ann),
+    }
+    if profiles is None:
+        del ways["profile"]
+    limit = Figure(RESOLVING, "100 µs")
+
+    def take(name: str) -> Take:
+        call, config = ways[name]
+
+        def measured(number: int) -> dict[Figure, float]:
+            del number
+            begun = time.perf_counter()
+            for _ in range(_CALLS):
+                found = take_preferences(chat, config, dict(call))
+                chat._take_preferences({"preferences": found})
+            took = time.perf_counter() - begun
+            return {Figure(RESOLVING, name): took / _CALLS * 1e6}
+
+        return measured
+
+    def everywhere(number: int) -> dict[Figure, float]:
+        with use_preferences(plausibility=0.9), use_preferences("Be calm."):
+            return {**take("all levels")(number), limit: 100.0}
+
+    takes = [take(name) for name in ways if name != "all levels"]
+    return Experiment(
+        [*takes, everywhere],
+        [
+            Told(
+                Figure(RESOLVING, name),
+                limit,
+                lab.targets.get("resolve") if name == "all levels" else None,
+            )
+            for name in ways
+        ],
+        lab.scale.rounds,
+    )
+
+
 # Memory comes first: what the other experiments allocate would hide what grows.
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "memory": memory,
@@ -565,6 +633,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "prefix": prefix,
     "gap": gap,
     "share": share,
+    "resolve": resolving,
 }
 
 

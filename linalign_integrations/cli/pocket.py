@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from rich.text import Text
 from linalign_integrations.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -41,27 +42,12 @@ def run(
         MissingExtra: a plot is asked for and cannot be drawn.
         LinAlignError: the model cannot be loaded, or a value lies outside its range.
     """
-    # What would fail at the end fails now, before minutes of measuring.
-    for file in filter(None, (json_file, plot_file)):
-        if not Path(file).resolve().parent.is_dir():
-            raise InvalidArgument(f"there is no folder to write {file!r} into")
-        if Path(file).is_dir():
-            raise InvalidArgument(f"{file!r} is a folder: name a file in it")
-    if plot_file:
-        _require_plots()
+    check_files(json_file, plot_file)
     from linalign_integrations.pocket import measure
 
     total = count * len(measure.SETS) * len(measure.ways(kl_budget))
-    columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("answers", total=total)
-        measured = measure.measure(
-            model,
-            count,
-            seed=seed,
-            kl_budget=kl_budget,
-            advance=lambda answers: bar.advance(task, answers),
-        )
+    with answers_bar(console, total) as advance:
+        measured = measure.measure(model, count, seed=seed, kl_budget=kl_budget, advance=advance)
         timed = measure.speed(model)
     goals = measure.targets(measured, timed)
     console.print(scores_table(measured))
@@ -83,6 +69,31 @@ def run(
         Path(json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if plot_file:
         plot(measured, Path(plot_file))
+
+
+def check_files(json_file: str | None, plot_file: str | None) -> None:
+    """Refuses what would fail at the end, before minutes of measuring.
+
+    Raises:
+        InvalidArgument: a file names a folder, or has none to be written into.
+        MissingExtra: a plot is asked for and cannot be drawn.
+    """
+    for file in filter(None, (json_file, plot_file)):
+        if not Path(file).resolve().parent.is_dir():
+            raise InvalidArgument(f"there is no folder to write {file!r} into")
+        if Path(file).is_dir():
+            raise InvalidArgument(f"{file!r} is a folder: name a file in it")
+    if plot_file:
+        require_plots()
+
+
+@contextmanager
+def answers_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; what it gives is called with the number of answers that were added."""
+    columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("answers", total=total)
+        yield lambda answers: bar.advance(task, answers)
 
 
 def scores_table(measured: Measurement) -> Table:
@@ -153,7 +164,7 @@ def plot(measured: Measurement, file: Path) -> None:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    _require_plots()
+    require_plots()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -191,7 +202,12 @@ def plot(measured: Measurement, file: Path) -> None:
         drawn.savefig(file, format="svg", metadata={"Date": None})
 
 
-def _require_plots() -> None:
+def require_plots() -> None:
+    """Refuses to go on without what draws plots.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

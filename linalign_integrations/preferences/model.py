@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,103 +17,199 @@ from pydantic import (
 
 from linalign_integrations.errors import InvalidPreferences, describe
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 Placement = Literal["system", "last_user"]
 """Where principles stand in the prompt: in the system message, or after the last user turn."""
 
+# Far beyond what a model heeds, and small enough that no value can burden a store or a prompt.
+_LONGEST_TEXT = 10_000
+_MOST_PRINCIPLES = 100
+_LARGEST = 1000
+# Line breaks and tabs are text; other control characters are not, and some stores cannot hold them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
-class Principle(BaseModel):
-    """One preference in natural language.
+
+def _as_text(text: str) -> str:
+    if found := _CONTROL.search(text):
+        raise ValueError(
+            f"U+{ord(found[0]):04X} at position {found.start()} is a control character: remove it"
+        )
+    # Forms send their own line breaks; what reads the same should be the same value.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_Text = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=_LONGEST_TEXT),
+    AfterValidator(_as_text),
+]
+# Adding zero makes -0.0, which equals 0.0 and reads otherwise, the same value in every respect.
+_Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0)]
+
+
+class _Value(BaseModel):
+    """A frozen value. Equal ones have equal hashes and equal reprs, however they were made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidPreferences(describe(error)) from error
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; they are checked like any other.
+
+        Raises:
+            InvalidPreferences: a field lies outside its range.
+        """
+        del deep  # nothing in it can change
+        return type(self)(**{**self._said(), **(update or {})})
+
+    def _said(self) -> dict[str, Any]:
+        """The fields that were given explicitly."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class Principle(_Value):
+    """One preference in natural language. Frozen, hashable, compared by value.
 
     Raises:
-        InvalidPreferences: the text is empty or not a string, or the weight is not finite.
+        InvalidPreferences: the text is empty, too long, not a string or holds control characters,
+            or the weight is not a finite number within its range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
-        description="What the user prefers, in plain words."
+    model_config = ConfigDict(
+        json_schema_extra={"description": "One preference in natural language."}
     )
-    weight: float = Field(
+
+    text: _Text = Field(
+        title="Principle",
+        description="What the user prefers, in plain words.",
+        examples=["Answer like a pirate.", "I am vegan.", "Keep it under three sentences."],
+    )
+    weight: _Number = Field(
         default=1.0,
-        ge=-1000,
-        le=1000,
-        allow_inf_nan=False,
-        description="How strongly it counts; negative steers away from it.",
+        strict=True,
+        ge=-_LARGEST,
+        le=_LARGEST,
+        title="Weight",
+        description="How strongly it counts beside the others; negative steers away from it.",
+        examples=[1.0, 2.0, -1.0],
     )
 
     def __init__(self, text: str = "", weight: float = 1.0, **unknown: Any) -> None:
-        _build(super().__init__, text=text, weight=weight, **unknown)
+        super().__init__(text=text, weight=weight, **unknown)
+
+
+def _as_principle(value: object) -> object:
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, (Principle, dict)):
+        return value
+    raise ValueError("a principle is a string or a Principle")
 
 
 def _as_principles(value: object) -> object:
     if isinstance(value, (str, Principle)):
-        value = (value,)
+        return (value,)
     if isinstance(value, (list, tuple)):
-        return tuple(
-            Principle(text=item)
-            if isinstance(item, str)
-            else Principle(**item)
-            if isinstance(item, dict) and item.keys() <= {"text", "weight"} and "text" in item
-            else item
-            for item in value
-        )
-    return value
+        return value
+    # A set is none of these: without an order of its own its repr would not be stable.
+    hint = ": whole ones go into preferences=" if isinstance(value, Preferences) else ""
+    raise ValueError(f"principles are a string, a Principle, or a list or tuple of them{hint}")
 
 
-class Preferences(BaseModel):
+class Preferences(_Value):
     """All that alignment needs to know for one request. Frozen, hashable, compared by value.
 
     Principles may be given as strings; a single one needs no list. A field that was not given
-    explicitly leaves room for a lower level to say it (see ``resolve``), whereas an explicit empty
-    ``principles=()`` means *no alignment*.
+    explicitly leaves room for a lower level to say it (see ``resolve`` and ``merge``), whereas an
+    explicit empty ``principles=()`` means *no alignment*.
 
     Raises:
         InvalidPreferences: a field lies outside its range; the message names it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    principles: Annotated[tuple[Principle, ...], BeforeValidator(_as_principles)] = Field(
-        default=(), description="What the user prefers; empty means plain, unaligned answers."
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "What a user prefers, and how strongly answers follow it.",
+            "examples": [
+                {"principles": [{"text": "Answer like a pirate."}], "ratio": 2.0},
+                {"principles": [{"text": "I am vegan.", "weight": 2.0}], "kl_budget": 0.5},
+            ],
+        }
     )
-    ratio: float = Field(
+
+    principles: Annotated[
+        tuple[Annotated[Principle, BeforeValidator(_as_principle)], ...],
+        Field(max_length=_MOST_PRINCIPLES),
+        BeforeValidator(_as_principles),
+    ] = Field(
+        default=(),
+        title="Principles",
+        description="What the user prefers; empty means plain, unaligned answers.",
+        examples=[[{"text": "Be brief.", "weight": 1.0}]],
+    )
+    ratio: _Number = Field(
         default=2.0,
         ge=0,
-        allow_inf_nan=False,
+        le=_LARGEST,
+        title="Ratio",
         description="Largest step along the direction; 0 is plain prompting.",
+        examples=[0.0, 1.0, 2.0, 3.0],
     )
-    kl_budget: float | None = Field(
+    kl_budget: Annotated[float, Field(allow_inf_nan=False, gt=0)] | None = Field(
         default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Most nats per token that the step may spend; None for no budget.",
+        title="KL budget",
+        description="Most nats per token that the step may spend; null (None) for no budget.",
+        examples=[0.1, 0.5, 1.0, None],
     )
-    plausibility: float = Field(
+    plausibility: _Number = Field(
         default=0.8,
         gt=0,
         le=1,
+        title="Plausibility",
         description="Mass of the prompted distribution that the answer may be drawn from.",
+        examples=[0.8, 0.95, 1.0],
     )
     placement: Placement = Field(
         default="system",
+        title="Placement",
         description="Principles in the system message, or at the end of the last user turn.",
+        examples=["system", "last_user"],
     )
 
-    def __init__(self, **fields: Any) -> None:
-        _build(super().__init__, **fields)
+    def merge(self, *higher: Preferences) -> Preferences:
+        """These preferences with higher layers on top of them, the last one uppermost.
 
-    def over(self, lower: Preferences) -> Preferences:
-        """These preferences, with what they leave unsaid taken from ``lower``."""
-        said = self.model_fields_set
-        merged = {name: getattr(self, name) for name in said}
-        merged |= {
-            name: getattr(lower, name) for name in lower.model_fields_set if name not in said
-        }
-        return Preferences(**merged)
+        ``house.merge(anns, call)`` puts an organisation's house rules below a user's preferences
+        and what one call says above both. Principles add up, so that house rules hold for users
+        with principles of their own: each layer's stand after those of the layers below it, and one
+        with the text of a lower one takes its place, weight included. An explicit empty tuple of
+        principles, *no alignment*, drops those of all layers below it. Any other field is what the
+        uppermost layer says that says it; what no layer says stays unsaid.
 
+        This is how layers become one value. ``resolve`` finds the value for a call instead: there
+        a higher level's principles replace those of lower ones.
 
-def _build(construct: Any, **fields: Any) -> None:
-    try:
-        construct(**fields)
-    except ValidationError as error:
-        raise InvalidPreferences(describe(error)) from error
+        Raises:
+            InvalidPreferences: a layer is not Preferences, or they have too many principles in all.
+        """
+        said: dict[str, Any] = {}
+        for layer in (self, *higher):
+            if not isinstance(layer, Preferences):
+                raise InvalidPreferences(
+                    f"merge takes Preferences, not {type(layer).__name__}: wrap principles as "
+                    "Preferences(principles=[...])"
+                )
+            new = layer._said()
+            if layer.principles:
+                replaced = {principle.text for principle in layer.principles}
+                kept = [one for one in said.get("principles", ()) if one.text not in replaced]
+                new["principles"] = (*kept, *layer.principles)
+            said |= new
+        return Preferences(**said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from linalign_integrations.errors import ProfileNotFound
@@ -16,23 +15,14 @@ if TYPE_CHECKING:
 
     from linalign_integrations.preferences.profiles import Profiles
 
-STRENGTH = ("ratio", "kl_budget", "plausibility", "placement")
-"""The fields of Preferences beside the principles."""
-
-
-@dataclass(frozen=True)
-class _Scope:
-    preferences: Preferences
-    outer: _Scope | None
-
-
-_scope: ContextVar[_Scope | None] = ContextVar("linalign_preferences", default=None)
+_UNSAID = dict(Preferences())
+_scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
 
 
 def as_preferences(
     value: Preferences | Principle | str | Mapping[str, Any] | Sequence[Any] | None, **fields: Any
 ) -> Preferences | None:
-    """Preferences from principles or preferences and from single fields that are not None.
+    """Preferences from principles or preferences, and on top of them the fields that are not None.
 
     Returns:
         None if neither ``value`` nor any field says anything.
@@ -44,7 +34,7 @@ def as_preferences(
     if isinstance(value, Mapping):
         value = Preferences(**value)
     if isinstance(value, Preferences):
-        return Preferences(**said).over(value)
+        return value.model_copy(update=said) if said else value
     if value is not None:
         said["principles"] = value
     return Preferences(**said) if said else None
@@ -76,9 +66,7 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
         self._preferences = as_preferences(principles, **fields) or Preferences()
 
     def __enter__(self) -> Self:
-        outer = _scope.get()
-        inherited = outer.preferences if outer else Preferences()
-        _scope.set(_Scope(self._preferences.over(inherited), outer))
+        _scopes.set((*_scopes.get(), self))
         return self
 
     def __exit__(
@@ -87,9 +75,13 @@ class use_preferences:  # noqa: N801 - reads as a verb where it is used
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The way out is kept in the context, so that tasks may share one object.
-        if (scope := _scope.get()) is not None:
-            _scope.set(scope.outer)
+        # The way out is kept in the context, so that tasks may share one object; and blocks that
+        # generators leave in another order than they entered them close none but their own.
+        scopes = _scopes.get()
+        for place in reversed(range(len(scopes))):
+            if scopes[place] is self:
+                _scopes.set(scopes[:place] + scopes[place + 1 :])
+                break
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -137,10 +129,12 @@ def resolve(
             no profile store.
         ProfileUnreadable: what is stored for the user is not preferences.
     """
-    settled = Preferences()
+    if call is not None and len(call.model_fields_set) == len(_UNSAID):
+        return call
+    said: dict[str, Any] = {}
 
     def says_principles() -> bool:
-        return "principles" in settled.model_fields_set
+        return "principles" in said
 
     def levels() -> Iterator[Preferences | None]:
         yield call
@@ -152,8 +146,8 @@ def resolve(
             if user is not None and profiles is not None and not (named or says_principles()):
                 named = True
                 yield profiles.get(user)
-        if (scope := _scope.get()) is not None:
-            yield scope.preferences
+        for scope in reversed(_scopes.get()):
+            yield scope._preferences
         if user_id is not None and not (named or says_principles()):
             if profiles is None:
                 raise ProfileNotFound(
@@ -165,16 +159,18 @@ def resolve(
 
     for level in levels():
         if level is not None:
-            settled = settled.over(level)
-    return Preferences(**dict(settled))
+            said = {**level._said(), **said}
+    # Each of these values was checked when its level was made.
+    return Preferences.model_construct(**{**_UNSAID, **said})
 
 
 def _said_by(carrier: object) -> Preferences | None:
-    principles, whole = _read(carrier, "principles"), as_preferences(_read(carrier, "preferences"))
-    if principles is None:
+    whole = as_preferences(_read(carrier, "preferences"))
+    if _read(carrier, "principles") is None:
         return whole
-    said = as_preferences(principles, **{name: _read(carrier, name) for name in STRENGTH})
-    return said.over(whole) if said and whole else said
+    return as_preferences(
+        whole, **{name: _read(carrier, name) for name in Preferences.model_fields}
+    )
 
 
 def _read(carrier: object, name: str) -> Any:
