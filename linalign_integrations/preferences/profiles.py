@@ -18,6 +18,7 @@ from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
     ProfileConflict,
+    ProfileStoreFailed,
     ProfileUnreadable,
     describe,
 )
@@ -344,9 +345,10 @@ class Profiles:
                 changes = [_parsed_line(line) for line in chunk]
                 try:
                     self._store([(user, said, None) for user, said in changes])
-                except Exception as error:
-                    error.add_note(f"{written} of {total} profiles had been imported before")
-                    raise
+                except ProfileStoreFailed as error:
+                    raise ProfileStoreFailed(
+                        f"{error}; {written} of {total} profiles had been imported before"
+                    ) from error.__cause__
                 written += len(chunk)
                 if advance:
                     advance(written, total)
@@ -385,6 +387,8 @@ class Profiles:
     @contextmanager
     def _noting(self, written: Sequence[str] = ()) -> Iterator[dict[str, Profile | None]]:
         """Keeps the cache true while profiles are read, or written if their users are given."""
+        for user in written:
+            label_of(user, "user_id")
         recent = self._home.recent
         since = recent.writes
         known: dict[str, Profile | None] = {}
