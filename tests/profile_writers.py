@@ -86,7 +86,7 @@ def kill(times: int) -> object:
         os.write(ready, b".")
         while True:
             version += 1
-            profiles.put("ann", [f"Version {version}."] * 200, expected_version=version - 1)
+            profiles.put("ann", [f"Version {version}."] * 100, expected_version=version - 1)
 
     killed = 0
     for _ in range(times):

@@ -24,8 +24,10 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
+from typer.testing import CliRunner
 
 from linalign_integrations import Preferences, Principle, open_profiles
+from linalign_integrations.cli import app
 from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
@@ -322,14 +324,29 @@ def test_a_name_that_cannot_be_one_is_refused(profiles: Profiles, name: Any, wor
 
 @every_store
 def test_large_profiles_are_kept_whole(profiles: Profiles) -> None:
-    long = "Be brief. \U0001f642 " * 8_000
-    assert len(long.encode()) > 100_000
+    long = [
+        Principle(f"{number}. Be brief. \U0001f642 ".ljust(9_000, "x")) for number in range(100)
+    ]
     profiles.put("ann", long)
-    assert texts(profiles.read("ann").preferences) == [long.strip()]
-    many = [Principle(f"Principle {number}.", number / 7) for number in range(1_000)]
+    many = [Principle(f"Principle {number}.", number / 7) for number in range(100)]
     profiles.put("ann", many)
     assert profiles.read("ann").preferences == Preferences(principles=many)
-    assert [len(one.preferences.principles) for one in profiles.history("ann")] == [1_000, 1]
+    assert profiles.history("ann")[1].preferences == Preferences(principles=long)
+
+
+@every_store
+@pytest.mark.parametrize("huge", ["Be brief. " * 10_000, [f"{n}." for n in range(1_000)]])
+def test_huge_preferences_are_kept_whole_or_refused(profiles: Profiles, huge: Any) -> None:
+    kept = profiles.put("ann", "A.")
+    try:
+        preferences = Preferences(principles=huge)
+    except InvalidPreferences:
+        with pytest.raises(InvalidPreferences):
+            profiles.put("ann", huge)
+        assert profiles.read("ann") == kept
+    else:
+        profiles.put("ann", huge)
+        assert profiles.read("ann").preferences == preferences
 
 
 @every_store
@@ -409,10 +426,10 @@ def test_a_process_killed_while_it_writes_leaves_the_old_or_the_new_profile(
     told = run_writers("kill", profiles, 12)
     assert told["killed"] == 12
     found = profiles.read("ann")
-    # A version is empty, or 200 principles that all name it: never half of one and half of another.
+    # A version is empty, or 100 principles that all name it: never half of one and half of another.
     for one in profiles.history("ann"):
         written = texts(one.preferences)
-        assert written in ([], [f"Version {one.version}."] * 200)
+        assert written in ([], [f"Version {one.version}."] * 100)
     assert profiles.put("ann", "Still writable.").version == found.version + 1
 
 
@@ -905,3 +922,173 @@ def test_what_is_neither_url_nor_store_is_refused() -> None:
         with pytest.raises(InvalidArgument, match="profiles are kept in") as caught:
             open_profiles(wrong)  # type: ignore[arg-type]
         assert "hush" not in str(caught.value)
+
+
+# The terminal.
+
+
+@pytest.fixture
+def linalign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs ``linalign profiles`` on a store of its own."""
+    monkeypatch.setenv("LINALIGN_PROFILES", f"sqlite:///{tmp_path}/cli.db")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    def run(*arguments: str, told: str | None = None) -> str:
+        shown = CliRunner().invoke(app, ["profiles", *arguments], input=told)
+        if shown.exception and not isinstance(shown.exception, SystemExit):
+            raise shown.exception
+        return shown.output
+
+    return run
+
+
+def test_profiles_are_set_shown_and_deleted_in_the_terminal(linalign: Callable[..., str]) -> None:
+    assert "no profiles" in linalign("list")
+    linalign("set", "ann", "-p", "I am vegan.", "-p", "[/bold] please", "--ratio", "3")
+    shown = linalign("set", "ann", "--add", "Be brief.", "--kl-budget", "0.5")
+    for words in ("ann, version 2", "I am vegan.", "[/bold] please", "Be brief.", "3.0", "0.5"):
+        assert words in shown
+    linalign("set", "bob", "--none")
+    assert json.loads(linalign("show", "bob", "--json")) == {"principles": []}
+    listed = linalign("list")
+    assert "I am vegan.; [/bold] please; Be brief." in listed
+    assert "bob" in listed
+    assert "version 1" in linalign("show", "ann", "--history")
+    assert "Delete" in linalign("delete", "ann", told="n\n")
+    assert "ann" in linalign("list")
+    linalign("delete", "ann", "--yes")
+    assert "ann" not in linalign("list")
+    with pytest.raises(ProfileNotFound):
+        linalign("delete", "ann", "--yes")
+    with pytest.raises(InvalidArgument, match="nothing to set"):
+        linalign("set", "ann")
+    with pytest.raises(InvalidPreferences, match="ratio"):
+        linalign("set", "ann", "--ratio", "-1")
+
+
+def test_a_profile_is_edited_in_the_editor(
+    linalign: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linalign("set", "ann", "-p", "Be brief.")
+    monkeypatch.setenv("EDITOR", "sed -i s/brief/long/")
+    assert "Be long." in linalign("edit", "ann")
+    assert "nothing changed" in linalign("edit", "ann")
+    monkeypatch.setenv("EDITOR", "sed -i s/weight/height/")
+    assert "cannot be stored" in linalign("edit", "ann", told="n\n")
+    monkeypatch.setenv("EDITOR", "sed -i s/}/,/")
+    assert "cannot be stored" in linalign("edit", "ann", told="n\n")
+    for editor in ("false", "no-such-editor-anywhere"):
+        monkeypatch.setenv("EDITOR", editor)
+        with pytest.raises(InvalidArgument, match="editor"):
+            linalign("edit", "ann")
+    assert "Be long." in linalign("show", "ann")
+    assert "version 2" in linalign("show", "ann")
+
+
+def test_profiles_are_exported_to_a_file_and_imported(
+    linalign: Callable[..., str], tmp_path: Path
+) -> None:
+    for user in ("ann", "zoë"):
+        linalign("set", user, "-p", f"I am {user}.")
+    file = tmp_path / "all.jsonl"
+    linalign("export", str(file))
+    assert sorted(json.loads(line)["user_id"] for line in file.open(encoding="utf-8")) == [
+        "ann",
+        "zoë",
+    ]
+    assert linalign("export") == file.read_text(encoding="utf-8")
+    linalign("delete", "zoë", "-y")
+    assert "imported 2 profiles" in linalign("import", str(file))
+    assert "imported 2 profiles" in linalign("import", "-", told=file.read_text(encoding="utf-8"))
+    assert "I am zoë." in linalign("show", "zoë")
+    assert "version 3" in linalign("show", "ann")
+    file.write_bytes(b'{"user_id": "bob", "preferences": "B."}\n\xff\xfe\n')
+    with pytest.raises(InvalidPreferences, match="nothing was imported"):
+        linalign("import", str(file))
+    assert "bob" not in linalign("list")
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(InvalidArgument, match="cannot be read"):
+            linalign("import", str(missing))
+    with pytest.raises(InvalidArgument, match="cannot be written"):
+        linalign("export", str(tmp_path / "no" / "folder"))
+
+
+def test_an_export_that_breaks_off_leaves_the_file_that_was_there(
+    linalign: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linalign("set", "ann", "-p", "A.")
+    file = tmp_path / "all.jsonl"
+    file.write_text("precious\n", encoding="utf-8")
+
+    def breaking(_: object) -> Iterator[str]:
+        yield "{}"
+        raise ProfileStoreFailed("away")
+
+    monkeypatch.setattr(Profiles, "export_lines", breaking)
+    with pytest.raises(ProfileStoreFailed, match="away"):
+        linalign("export", str(file))
+    assert file.read_text(encoding="utf-8") == "precious\n"
+    assert [path.name for path in tmp_path.glob("all*")] == ["all.jsonl"]
+
+
+def test_the_store_must_be_named(
+    linalign: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINALIGN_PROFILES")
+    with pytest.raises(InvalidArgument, match=r"--store .*LINALIGN_PROFILES"):
+        linalign("list")
+
+
+def test_the_benchmark_measures_and_leaves_nothing(linalign: Callable[..., str]) -> None:
+    shown = linalign("bench", "--rounds", "3")
+    assert "get, from the cache" in shown
+    assert "resolve a call by user_id" in shown
+    assert "no profiles" in linalign("list", "--tenant", "linalign-bench")
+
+
+# Frameworks.
+
+
+async def test_an_asynchronous_call_reads_its_profile_without_holding_up_the_loop(
+    folder: Path,
+) -> None:
+    from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
+
+    class Aside(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            asked_by.append(threading.current_thread())
+            return super().batch(ops)
+
+    asked_by: list[threading.Thread] = []
+    profiles = open_profiles(Aside(), cache_seconds=0)
+    profiles.put("ann", "A.")
+    asked_by.clear()
+    for kind in (ChatLinAlign, LinAlignLLM):
+        model = kind(model=str(folder), dtype="float32", max_tokens=2, profiles=profiles)
+        await model.ainvoke("Hi", {"configurable": {"user_id": "ann"}})
+        await model.for_user("ann").ainvoke("Hi")
+    assert len(asked_by) == 4
+    assert threading.main_thread() not in asked_by
+
+
+def test_a_model_object_says_what_becomes_of_calls_without_a_profile(folder: Path) -> None:
+    from linalign_integrations.langchain import ChatLinAlign
+
+    store = Broken()
+    fields: dict[str, Any] = {"model": str(folder), "profiles": store, "principles": ["Own."]}
+    strict = ChatLinAlign(**fields)
+    lenient = ChatLinAlign(**fields, on_profile_error="plain", on_unknown_user="plain")
+    assert strict.profiles is not store, "opened once, for its cache"
+    with pytest.raises(ProfileNotFound):
+        strict.for_user("eve")._take_preferences({})
+    with pytest.warns(UserWarning, match="'eve' has no profile"):
+        assert lenient.for_user("eve")._take_preferences({}).principles == ()
+    store.down = True
+    with pytest.raises(ProfileStoreFailed):
+        strict.for_user("ann")._take_preferences({})
+    with pytest.warns(UserWarning, match="away"):
+        assert lenient.for_user("ann")._take_preferences({}).principles == ()
+    assert texts(lenient._take_preferences({})) == ["Own."]
+    with pytest.raises(LinAlignError, match="on_profile_error"):
+        ChatLinAlign(**fields, on_profile_error="ignore")

@@ -136,14 +136,15 @@ def set_(
     said = {name: value for name, value in fields.items() if value is not None}
     if not (said or principle or add or none):
         raise InvalidArgument("nothing to set: give --principle, --add, --none, --ratio or another")
-    if principle or none:
-        said["principles"] = principle or ()
 
     def change(now: Preferences) -> Preferences:
-        new = Preferences(**said).over(now)
-        return Preferences(principles=(*new.principles, *add)).over(new) if add else new
+        stays = (principle or ()) if principle or none else now.principles
+        if not (principle or none or add):
+            return now
+        new = Preferences(principles=(*stays, *(add or ())))
+        return now.model_copy(update={"principles": new.principles})
 
-    written = _open(store, tenant).update(user, change)
+    written = _open(store, tenant).update(user, change, **said)
     _print(user, written)
 
 
@@ -297,7 +298,7 @@ def _edited(text: str) -> str:
         file.write_text(text, encoding="utf-8")
         try:
             subprocess.run([*shlex.split(editor), str(file)], check=True)  # noqa: S603
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
             raise InvalidArgument(
                 f"the editor {editor!r} did not work, nothing changed: set EDITOR to another"
             ) from error

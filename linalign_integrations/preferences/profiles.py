@@ -519,7 +519,9 @@ def _changed(
     said = present.preferences if present else Preferences()
     if change:
         said = _said(change(said))
-    return user, _said(Preferences(**fields).over(said)), present or 0
+    new = Preferences(**fields)
+    said = said.model_copy(update={name: getattr(new, name) for name in new.model_fields_set})
+    return user, _said(said), present or 0
 
 
 def _found(user: str, profile: Profile | None) -> Profile:

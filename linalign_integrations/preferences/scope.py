@@ -165,12 +165,11 @@ def resolve(
         except ProfileNotFound as error:
             if on_unknown_user == "raise":
                 raise
-            reason = str(error)
+            _warn_once(f"{profiles!r}: {error}; answered without principles")
         except (ProfileStoreFailed, ProfileUnreadable) as error:
             if on_profile_error == "raise":
                 raise
-            reason = str(error)
-        _warn_once(f"{profiles!r}: {reason}; answered without principles")
+            warnings.warn(f"{error}; answered without principles", stacklevel=2)
         return Preferences(principles=())
 
     def levels() -> Iterator[Preferences | None]:
