@@ -437,7 +437,7 @@ class Profiles:
         names = ["/".join((*place, label)) for place, label in map(self._records.key, alone)]
         with (
             home.reported("written" if alone else "read"),
-            home.alone(names) if alone else nullcontext(home.store) as store,
+            home.alone(names) if alone else home.reading() as store,
         ):
             try:
                 ops = next(steps)

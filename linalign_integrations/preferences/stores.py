@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -39,6 +40,9 @@ TIMEOUT = 10.0
 
 CACHED = 1024
 """Most entries in the read cache of a store."""
+
+CONNECTIONS = 8
+"""Most connections of a process to one PostgreSQL database."""
 
 _URLS = "memory://, sqlite:///profiles.db, postgresql://user:password@host/database or redis://host"
 
@@ -108,6 +112,11 @@ class Home:
         self.shown = shown
         self.lock = threading.Lock()
         self.recent: Recent[Any] = Recent()
+
+    @contextmanager
+    def reading(self) -> Iterator[BaseStore]:
+        """The store, to read from."""
+        yield self.store
 
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
@@ -254,7 +263,6 @@ class _Postgres(Home):
             from langgraph.store.postgres import PostgresStore
             from psycopg.conninfo import conninfo_to_dict
             from psycopg.rows import dict_row
-            from psycopg_pool import ConnectionPool
         self.failures = (psycopg.Error,)
         with _parsed(self.shown):
             said = conninfo_to_dict(url)
@@ -266,36 +274,64 @@ class _Postgres(Home):
             "row_factory": dict_row,
             "connect_timeout": said.get("connect_timeout") or int(TIMEOUT),
         }
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(url, **settings)
         self._store_over: Callable[[Any], BaseStore] = PostgresStore
-        with self.reported("opened"):
-            # Not by the pool, which would try again for long where the password is wrong.
-            with psycopg.connect(url, **settings) as connection:
-                self._set_up(connection)
-            self._pool: Any = ConnectionPool(
-                url,
-                kwargs=settings,
-                min_size=0,
-                max_size=8,
-                timeout=TIMEOUT,
-                check=ConnectionPool.check_connection,
-                open=True,
-            )
-        self.store = PostgresStore(self._pool)
+        # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
+        self._idle: deque[Any] = deque()
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        with self.reported("opened"), self._connection() as connection:
+            self._set_up(connection)
 
     def _set_up(self, connection: Any) -> None:
         deadline = time.monotonic() + TIMEOUT
         # Two that create the same tables disturb each other. To wait inside the database for a
         # lock would hold up the other's index, which is created concurrently.
-        take = "SELECT pg_try_advisory_lock(hashtextextended('linalign', 0)) AS taken"
-        while not connection.execute(take).fetchone()["taken"]:
+        name = "hashtextextended('linalign', 0)"
+        while not connection.execute(f"SELECT pg_try_advisory_lock({name}) AS it").fetchone()["it"]:
             if time.monotonic() > deadline:
                 raise ProfileStoreFailed(f"another process keeps setting up {self.shown}")
             time.sleep(0.01)
         self._store_over(connection).setup()  # type: ignore[attr-defined]
+        connection.execute(f"SELECT pg_advisory_unlock({name})")
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        if not self._free.acquire(timeout=TIMEOUT):
+            raise ProfileStoreFailed(f"all {CONNECTIONS} connections to {self.shown} are busy")
+        connection = None
+        try:
+            connection = self._living() or self._connect()
+            yield connection
+        finally:
+            # One that broke, or that was left within a transaction, is of no more use.
+            if connection is not None and connection.info.transaction_status == 0:
+                self._idle.append(connection)
+            elif connection is not None:
+                connection.close()
+            self._free.release()
+
+    def _living(self) -> Any:
+        """A connection that is idle and still answers, or None."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+                connection.execute("SELECT 1")
+            except IndexError:
+                break
+            except self.failures:
+                connection.close()
+            else:
+                return connection
+        return None
+
+    @contextmanager
+    def reading(self) -> Iterator[BaseStore]:
+        with self._connection() as connection:
+            yield self._store_over(connection)
 
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:
-        with self._pool.connection() as connection, connection.transaction():
+        with self._connection() as connection, connection.transaction():
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, true)", [f"{TIMEOUT * 1000:.0f}ms"]
             )
