@@ -129,18 +129,14 @@ def open_anew(processes: int) -> object:
 
 def fork() -> object:
     profiles = open_profiles(URL, tenant=TENANT, cache_seconds=0)
-    profiles.put("ann", "A.")
+    for user in ("parent", "child"):
+        profiles.put(user, f"I am {user}.")
 
-    def texts(user: str) -> list[str]:
-        return [principle.text for principle in profiles.get(user).principles]
+    def right_answers(user: str) -> int:
+        return sum(profiles.get(user).principles[0].text == f"I am {user}." for _ in range(200))
 
-    def work() -> list[str]:
-        found = texts("ann")
-        profiles.put("bob", "B.")
-        return found
-
-    child = said(*forked(work))
-    return {"child": child, "parent": texts("bob")}
+    child = forked(lambda: right_answers("child"))
+    return {"parent": right_answers("parent"), "child": said(*child)}
 
 
 open_profiles(URL, tenant=TENANT)  # imports what the forked ones need

@@ -443,9 +443,28 @@ def test_eight_processes_may_open_a_new_store_at_the_same_time(
 
 
 @every_database
-def test_a_forked_process_gets_a_connection_of_its_own(opened: Callable) -> None:
-    profiles = opened()
-    assert run_writers("fork", profiles) == {"child": ["A."], "parent": ["B."]}
+def test_forked_processes_never_read_each_other_s_answers(opened: Callable) -> None:
+    assert run_writers("fork", opened()) == {"parent": 200, "child": 200}
+
+
+@every_database
+def test_a_connection_that_the_server_ended_is_replaced(opened: Callable) -> None:
+    profiles = opened(cache_seconds=0)
+    profiles.put("ann", "A.")
+    if profiles._url.startswith("postgresql"):
+        import psycopg
+
+        with psycopg.connect(profiles._url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+    elif profiles._url.startswith("redis"):
+        from redis import Redis
+
+        Redis.from_url(profiles._url).client_kill_filter(_type="normal", skipme=True)
+    assert texts(profiles.get("ann")) == ["A."]
+    assert profiles.put("ann", "B.").version == 2
 
 
 # The read cache.
@@ -777,6 +796,20 @@ def test_passwords_appear_in_no_error(url: str) -> None:
         assert "hu/sh" not in repr(shown)
         assert "hush" not in repr(shown)
         shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+
+
+def test_a_password_that_a_driver_quotes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    def refuse(url: str, **_: object) -> None:
+        raise psycopg.OperationalError(f"cannot use {url}, password h@sh")
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    with pytest.raises(ProfileStoreFailed, match="password \\*\\*\\*") as caught:
+        open_profiles("postgresql://ann:h%40sh@127.0.0.1/db")
+    assert "h%40sh" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 @every_database
