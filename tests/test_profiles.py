@@ -951,7 +951,10 @@ async def test_a_slow_store_does_not_hold_up_the_event_loop() -> None:
 
 
 def test_what_is_neither_url_nor_store_is_refused() -> None:
-    for wrong in (7, None, {"url": "hush"}, object()):
+    from langchain_core.runnables import RunnableLambda
+
+    # A Runnable has the store interface's batch and abatch, and is none.
+    for wrong in (7, None, {"url": "hush"}, object(), RunnableLambda(len)):
         with pytest.raises(InvalidArgument, match="profiles are kept in") as caught:
             open_profiles(wrong)  # type: ignore[arg-type]
         assert "hush" not in str(caught.value)

@@ -251,7 +251,7 @@ def import_(
             if file == "-":
                 count = profiles.import_lines(sys.stdin, advance=advance)
             else:
-                with Path(file).open(encoding="utf-8") as lines:
+                with Path(file).open(encoding="utf-8-sig") as lines:
                     count = profiles.import_lines(lines, advance=advance)
         except OSError as error:
             raise InvalidArgument(f"{file!r} cannot be read: {error.strerror}") from error

@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -143,7 +144,7 @@ class Records:
 
         namespace = (*self._place, f"{shard:02d}")
         [items] = yield [SearchOp(namespace, limit=_WHOLE)]
-        return sorted((unquote(item.key), item) for item in items)
+        return sorted(((unquote(item.key), item) for item in items), key=itemgetter(0))
 
     def key(self, user: str) -> tuple[tuple[str, ...], str]:
         """Where a user's profile lies: namespace and key."""

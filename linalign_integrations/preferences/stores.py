@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -230,7 +230,8 @@ class _Sqlite(Home):
                 raise
 
     def purge(self) -> None:
-        with self.reported("written"), self.lock:
+        # Not certain, since a reader of an older state may stand in the way for a while.
+        with suppress(sqlite3.OperationalError), self.lock:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -419,20 +420,21 @@ def home_of(store: Any) -> Home:
         MissingExtra: the object is fine but LangGraph's interface is not installed.
     """
     shown = type(store).__name__
-    kept = sys.modules.get("llama_index.core.storage.kvstore.types")
-    is_key_value = kept is not None and isinstance(store, kept.BaseKVStore)
-    if not is_key_value and not (hasattr(store, "batch") and hasattr(store, "abatch")):
+    # Whoever has such an object has imported its class.
+    key_value = sys.modules.get("llama_index.core.storage.kvstore.types")
+    langgraph = sys.modules.get("langgraph.store.base")
+    is_key_value = key_value is not None and isinstance(store, key_value.BaseKVStore)
+    if not is_key_value and not (langgraph and isinstance(store, langgraph.BaseStore)):
         raise InvalidArgument(
             f"profiles are kept in a URL ({_URLS}), a LangGraph store or a LlamaIndex "
             f"key-value store, not in {shown}"
         )
     with _opening:
         known = _shared.setdefault(store, (threading.Lock(), Recent()))
-    with _extra("profiles", shown):
-        if is_key_value:
+    if is_key_value:
+        with _extra("profiles", shown):
             from linalign_integrations.preferences.kvstore import KeyValueStore
-
-            store = KeyValueStore(store)
+        store = KeyValueStore(store)
     home = Home(shown)
     home.store = store
     home.lock, home.recent = known
