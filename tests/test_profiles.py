@@ -457,7 +457,7 @@ def test_a_connection_that_the_server_ended_is_replaced(opened: Callable) -> Non
         with psycopg.connect(profiles._url, autocommit=True) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                " WHERE pid <> pg_backend_pid() AND application_name = 'linalign'"
             )
     elif profiles._url.startswith("redis"):
         from redis import Redis

@@ -274,6 +274,7 @@ class _Postgres(Home):
             "prepare_threshold": 0,
             "row_factory": dict_row,
             "connect_timeout": said.get("connect_timeout") or int(TIMEOUT),
+            "fallback_application_name": "linalign",
         }
         self._connect: Callable[[], Any] = lambda: psycopg.connect(url, **settings)
         self._store_over: Callable[[Any], BaseStore] = PostgresStore
