@@ -352,7 +352,7 @@ def test_huge_preferences_are_kept_whole_or_refused(profiles: Profiles, huge: An
 @every_store
 def test_what_cannot_be_stored_is_refused_and_changes_nothing(profiles: Profiles) -> None:
     profiles.put("ann", "A.")
-    for wrong in (7, None, "a\0b", [""], {"ratio": -1}, [Principle("a\0b")]):
+    for wrong in (7, None, "a\0b", [""], {"ratio": -1}, ["A.", "a\0b"]):
         with pytest.raises(InvalidPreferences):
             profiles.put("ann", wrong)  # type: ignore[arg-type]
     assert profiles.read("ann").version == 1
