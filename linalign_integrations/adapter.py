@@ -26,6 +26,7 @@ from linalign_integrations.preferences import (
     open_profiles,
     resolve,
 )
+from linalign_integrations.preferences.scope import OnProfile
 
 if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, SamplingParams
@@ -84,6 +85,12 @@ class Adapter(BaseModel):
         description="Where users' preferences are kept: a URL, a LangGraph store, or Profiles.",
     )
     user_id: str | None = Field(default=None, description="The user this object answers for.")
+    on_profile_error: OnProfile = Field(
+        default="raise", description='Where a profile cannot be read; "plain" answers unaligned.'
+    )
+    on_unknown_user: OnProfile = Field(
+        default="raise", description='Where a user has no profile; "plain" answers unaligned.'
+    )
     temperature: float | None = Field(default=None, description="0.7 unless said; 0 is greedy.")
     top_p: float | None = Field(default=None, description="1 unless said.")
     top_k: int | None = Field(default=None, description="No limit unless said.")
@@ -130,13 +137,8 @@ class Adapter(BaseModel):
     @field_validator("profiles", mode="before")
     @classmethod
     def _open_profiles(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            open_profiles(value)
-        elif value is not None and not (hasattr(value, "get") and hasattr(value, "put")):
-            raise InvalidArgument(
-                f"profiles= takes a URL, a LangGraph store or Profiles, not {value!r}"
-            )
-        return value
+        # Opened once: a cache that were made anew for each call would never hold anything.
+        return value if value is None or isinstance(value, Profiles) else open_profiles(value)
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
@@ -147,7 +149,8 @@ class Adapter(BaseModel):
     def for_user(self, user_id: str) -> Self:
         """A cheap copy that answers for one user, by the profile stored under that name.
 
-        The profile is read at each request, so a change takes effect at once.
+        The profile is looked up at each request, so a change takes effect at once, or within the
+        ``cache_seconds`` of ``open_profiles`` if another process makes it.
 
         Raises:
             ProfileNotFound: this object has no profile store.
@@ -204,6 +207,8 @@ class Adapter(BaseModel):
             own=self._own_preferences(),
             user_id=self.user_id,
             profiles=kept if kept is None or isinstance(kept, Profiles) else open_profiles(kept),
+            on_profile_error=self.on_profile_error,
+            on_unknown_user=self.on_unknown_user,
         )
 
     def _sampling(

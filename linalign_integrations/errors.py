@@ -98,6 +98,20 @@ class ProfileUnreadable(LinAlignError, ValueError):
     """A stored profile exists but cannot be read as preferences; it is kept as it is."""
 
 
+class ProfileConflict(LinAlignError, RuntimeError):
+    """A profile was not written because someone else had written it in the meantime.
+
+    Attributes:
+        expected_version: the version that was to be replaced; 0 for none.
+        version: the version that is stored; 0 for none.
+    """
+
+    def __init__(self, message: str, *, expected_version: int, version: int) -> None:
+        super().__init__(message)
+        self.expected_version = expected_version
+        self.version = version
+
+
 # Nobody reads more, and a thousand lines would hide the first.
 _MOST_SHOWN = 5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import copy
 import json
 import pickle
@@ -21,10 +20,7 @@ from hypothesis import strategies as st
 from linalign_integrations import Preferences, Principle, open_profiles, use_preferences
 from linalign_integrations.errors import (
     InvalidPreferences,
-    MissingExtra,
-    ProfileNotFound,
     ProfileStoreFailed,
-    ProfileUnreadable,
 )
 from linalign_integrations.preferences import resolve
 
@@ -402,21 +398,6 @@ def test_one_thread_s_preferences_are_not_another_s() -> None:
         assert all(pool.map(work, range(64)))
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite"])
-def test_a_profile_is_kept_replaced_and_forgotten(url: str, tmp_path: Path) -> None:
-    profiles = open_profiles(url if url == "memory://" else f"sqlite:///{tmp_path}/p.db")
-    first = Preferences(principles=["I am vegan.", Principle("Be brief.", weight=2)])
-    profiles.put("ann", first)
-    profiles.put("bob/ü", Preferences(principles=["B."]))
-    assert profiles.get("ann") == first
-    profiles.put("ann", Preferences(principles=["Changed."]))
-    assert profiles.get("ann").principles == (Principle("Changed."),)
-    assert profiles.get("bob/ü").principles == (Principle("B."),)
-    profiles.delete("ann")
-    with pytest.raises(ProfileNotFound, match="'ann' has no profile"):
-        profiles.get("ann")
-
-
 def test_what_a_profile_leaves_unsaid_stays_unsaid() -> None:
     profiles = open_profiles("memory://")
     profiles.put("ann", Preferences(principles=["A."]))
@@ -445,15 +426,6 @@ def test_a_profile_may_be_given_as_principles_and_nothing_else() -> None:
     assert profiles.get("ann") == Preferences(principles=["Be brief."])
 
 
-def test_a_store_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
-    profiles = open_profiles(f"sqlite:///{tmp_path}/p.db")
-    profiles._store.conn.close()  # type: ignore[attr-defined]
-    with pytest.raises(ProfileStoreFailed, match="cannot be read"):
-        profiles.get("ann")
-    with pytest.raises(ProfileStoreFailed, match="cannot be written"):
-        profiles.put("ann", "A.")
-
-
 def test_sqlite_profiles_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/profiles.db"
     code = f"from linalign_integrations import open_profiles; open_profiles({url!r})"
@@ -461,42 +433,7 @@ def test_sqlite_profiles_outlive_the_process_that_wrote_them(tmp_path: Path) -> 
     assert open_profiles(url).get("ann") == Preferences(principles=["A."])
 
 
-def test_an_unreadable_profile_is_reported_and_kept(tmp_path: Path) -> None:
-    from langgraph.store.memory import InMemoryStore
-
-    store = InMemoryStore()
-    profiles = open_profiles(store)
-    profiles.put("ann", Preferences(principles=["A."]))
-    [item] = store.search(("linalign",))
-    store.put(item.namespace, "ann", {"principles": 3})
-    with pytest.raises(ProfileUnreadable, match=r"'ann'.*principles"):
-        profiles.get("ann")
-    assert store.get(item.namespace, "ann").value == {"principles": 3}
-
-
-@pytest.mark.parametrize(
-    "url", ["profiles.db", "memory", "mysql://x", "sqlite://", "sqlite:///", ""]
-)
-def test_a_url_of_no_known_store_is_refused(url: str) -> None:
-    with pytest.raises(ProfileStoreFailed, match="unknown profile store"):
-        open_profiles(url)
-
-
 def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ProfileStoreFailed, match="cannot be opened") as caught:
         open_profiles(f"sqlite:///{tmp_path}/no/such/folder/p.db")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
-
-
-@pytest.mark.parametrize("url", ["memory://never-opened", "sqlite:///never-opened.db"])
-def test_a_missing_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    importing = builtins.__import__
-
-    def without_langgraph(name: str, *args: object, **kwargs: object) -> object:
-        if name.startswith("langgraph"):
-            raise ImportError(name)
-        return importing(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_langgraph)
-    with pytest.raises(MissingExtra, match=r"linalign-integrations\[profiles\]"):
-        open_profiles(url)

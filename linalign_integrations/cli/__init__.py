@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from linalign_integrations.cli import bench, chat, demo, pocket, weights
+from linalign_integrations.cli import bench, chat, demo, pocket, profiles, weights
 from linalign_integrations.errors import LinAlignError
 
 __all__ = ["app", "main"]
@@ -20,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(profiles.app, name="profiles")
 
 Model = Annotated[
     str,

@@ -16,7 +16,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from linalign_integrations.adapter import Adapter, fingerprint
-from linalign_integrations.langchain.scope import take_preferences
+from linalign_integrations.langchain.scope import atake_preferences, take_preferences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -70,7 +70,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """``invoke`` without blocking the event loop."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
+        kwargs["preferences"] = await atake_preferences(self, config, kwargs)
         return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     # Not generators: preferences are those of the moment of the call, not of the first piece.
@@ -129,7 +129,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
-        kwargs["preferences"] = take_preferences(self, None, kwargs)
+        kwargs["preferences"] = await atake_preferences(self, None, kwargs)
         return await super().agenerate(messages, stop, *args, **kwargs)
 
     def _get_invocation_params(

@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr
 
 from linalign_integrations.adapter import Adapter, fingerprint
-from linalign_integrations.langchain.scope import take_preferences
+from linalign_integrations.langchain.scope import atake_preferences, take_preferences
 from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ class LinAlignLLM(Adapter, BaseLLM):
 
     def _settle(self, config: RunnableConfig | None, call: dict[str, Any]) -> Self:
         """A copy that carries all that the call says, since LangChain's cache sees nothing else."""
-        preferences = take_preferences(self, config, call)
+        return self._with(take_preferences(self, config, call), call)
+
+    async def _asettle(self, config: RunnableConfig | None, call: dict[str, Any]) -> Self:
+        return self._with(await atake_preferences(self, config, call), call)
+
+    def _with(self, preferences: Preferences, call: dict[str, Any]) -> Self:
         said = {name: call.pop(name, None) for name in _CALL_FIELDS}
         copy = self._copy(**{name: value for name, value in said.items() if value is not None})
         copy._settled = preferences
@@ -77,7 +82,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         **kwargs: Any,
     ) -> str:
         """``invoke`` without blocking the event loop."""
-        settled = self._settle(config, kwargs)
+        settled = await self._asettle(config, kwargs)
         return await super(LinAlignLLM, settled).ainvoke(input, config, stop=stop, **kwargs)
 
     def stream(
@@ -125,7 +130,7 @@ class LinAlignLLM(Adapter, BaseLLM):
         self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
-        settled = self if self._settled else self._settle(None, kwargs)
+        settled = self if self._settled else await self._asettle(None, kwargs)
         return await super(LinAlignLLM, settled).agenerate(prompts, stop, *args, **kwargs)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

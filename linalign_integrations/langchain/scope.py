@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables.config import ensure_config
@@ -26,3 +27,12 @@ def take_preferences(
     return adapter._take_preferences(
         call, config=configurable, context=getattr(runtime, "context", None)
     )
+
+
+async def atake_preferences(
+    adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]
+) -> Preferences:
+    """``take_preferences`` without blocking the event loop where a profile may have to be read."""
+    if adapter.profiles is None:
+        return take_preferences(adapter, config, call)
+    return await asyncio.to_thread(take_preferences, adapter, config, call)

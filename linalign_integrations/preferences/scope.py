@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from linalign_integrations.errors import ProfileNotFound
+from linalign_integrations.errors import (
+    ProfileNotFound,
+    ProfileStoreFailed,
+    ProfileUnreadable,
+)
 from linalign_integrations.preferences.model import Preferences, Principle
 
 if TYPE_CHECKING:
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
 
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
+
+OnProfile = Literal["raise", "plain"]
+"""What becomes of a call whose profile is not to be had: an error, or no alignment at all."""
 
 
 def as_preferences(
@@ -103,6 +112,8 @@ def resolve(
     own: Preferences | None = None,
     user_id: str | None = None,
     profiles: Profiles | None = None,
+    on_profile_error: OnProfile = "raise",
+    on_unknown_user: OnProfile = "raise",
 ) -> Preferences:
     """The preferences that hold for one call, every field of them said.
 
@@ -122,11 +133,17 @@ def resolve(
         own: the fields of the model object.
         user_id: the user the model object was made for.
         profiles: where profiles are looked up.
+        on_profile_error: what to do where a profile cannot be read, because the store is down or
+            what it holds is not valid. ``"plain"`` means no alignment, whatever the levels below
+            say, and a warning.
+        on_unknown_user: the same for a user who has no profile.
 
     Raises:
+        InvalidArgument: the user's name is empty, too long, or not text.
         InvalidPreferences: a value lies outside its range.
         ProfileNotFound: the user has no profile, or the model object was made for a user but has
             no profile store.
+        ProfileStoreFailed: the store cannot be read.
         ProfileUnreadable: what is stored for the user is not preferences.
     """
     if call is not None and len(call.model_fields_set) == len(_UNSAID):
@@ -135,6 +152,19 @@ def resolve(
 
     def says_principles() -> bool:
         return "principles" in said
+
+    def profile(profiles: Profiles, user: str) -> Preferences:
+        try:
+            return profiles.get(user)
+        except ProfileNotFound as error:
+            if on_unknown_user == "raise":
+                raise
+            _warn_once(f"{profiles!r}: {error}; answered without principles")
+        except (ProfileStoreFailed, ProfileUnreadable) as error:
+            if on_profile_error == "raise":
+                raise
+            warnings.warn(f"{error}; answered without principles", stacklevel=2)
+        return Preferences(principles=())
 
     def levels() -> Iterator[Preferences | None]:
         yield call
@@ -145,7 +175,7 @@ def resolve(
             # Apps carry a user_id for purposes of their own: without a store it is none of ours.
             if user is not None and profiles is not None and not (named or says_principles()):
                 named = True
-                yield profiles.get(user)
+                yield profile(profiles, user)
         for scope in reversed(_scopes.get()):
             yield scope._preferences
         if user_id is not None and not (named or says_principles()):
@@ -154,7 +184,7 @@ def resolve(
                     f"this model answers for user {user_id!r} but has no profile store: pass "
                     'profiles=, for example profiles="sqlite:///profiles.db"'
                 )
-            yield profiles.get(user_id)
+            yield profile(profiles, user_id)
         yield own
 
     for level in levels():
@@ -162,6 +192,11 @@ def resolve(
             said = {**level._said(), **said}
     # Each of these values was checked when its level was made.
     return Preferences.model_construct(**{**_UNSAID, **said})
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def _said_by(carrier: object) -> Preferences | None:

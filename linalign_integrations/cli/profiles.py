@@ -1,0 +1,345 @@
+"""``linalign profiles``: what users want, shown and changed in the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from linalign_integrations.errors import (
+    InvalidArgument,
+    InvalidPreferences,
+    LinAlignError,
+    ProfileNotFound,
+    ProfileUnreadable,
+)
+from linalign_integrations.preferences import (
+    Preferences,
+    Principle,
+    as_preferences,
+    open_profiles,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from linalign_integrations.preferences import Profile, Profiles
+
+app = typer.Typer(
+    help="Users' stored preferences: list, show, set, edit, delete, import, export.",
+    no_args_is_help=True,
+)
+
+Store = Annotated[
+    str,
+    typer.Option(
+        envvar="LINALIGN_PROFILES",
+        help="Such as sqlite:///profiles.db or postgresql://host/database.",
+        show_default=False,
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="Whose users they are.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="The user's name.", show_default=False)]
+
+EDITED = (
+    "# The preferences of {user}, as JSON. Lines that begin with # are left out; save nothing to "
+    "change nothing.\n"
+)
+
+
+def _open(store: str, tenant: str) -> Profiles:
+    if not store:
+        raise InvalidArgument(
+            "which store? say --store sqlite:///profiles.db, or set LINALIGN_PROFILES"
+        )
+    return open_profiles(store, tenant=tenant, cache_seconds=0)
+
+
+@app.command("list")
+def list_(store: Store = "", tenant: Tenant = "default") -> None:
+    """All users with a profile."""
+    profiles = _open(store, tenant)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("user", "version", "changed", "principles"):
+        made.add_column(heading, overflow="fold" if heading == "user" else "ellipsis")
+    for user in profiles.list():
+        try:
+            profile = profiles.read(user)
+        except ProfileNotFound:  # deleted since the list was made
+            continue
+        except LinAlignError as error:
+            made.add_row(Text(user), "", "", Text(f"unreadable: {error}", style="red"))
+            continue
+        said = "; ".join(principle.text for principle in profile.preferences.principles)
+        shown = Text(said.replace("\n", " "), overflow="ellipsis", no_wrap=True)
+        made.add_row(Text(user), str(profile.version), _time(profile), shown)
+    Console().print(made if made.row_count else f"no profiles in {profiles!r}", markup=False)
+
+
+@app.command()
+def show(
+    user: User,
+    store: Store = "",
+    tenant: Tenant = "default",
+    history: Annotated[bool, typer.Option("--history", help="Earlier versions too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, what was said only.")] = False,
+) -> None:
+    """One user's preferences."""
+    profiles = _open(store, tenant)
+    kept = profiles.history(user) if history else [profiles.read(user)]
+    for profile in kept:
+        if as_json:
+            print(profile.preferences.model_dump_json(exclude_unset=True))
+        else:
+            _print(user, profile)
+
+
+@app.command("set")
+def set_(
+    user: User,
+    store: Store = "",
+    tenant: Tenant = "default",
+    principle: Annotated[
+        list[str] | None,
+        typer.Option("--principle", "-p", help="In place of those stored; may be repeated."),
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option("--add", "-a", help="Beside those stored; may be repeated.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="No principles: plain answers.")] = False,
+    ratio: Annotated[float | None, typer.Option(help="Largest step.")] = None,
+    kl_budget: Annotated[float | None, typer.Option(help="Most nats per token.")] = None,
+    plausibility: Annotated[float | None, typer.Option(help="Mass of the plausible set.")] = None,
+    placement: Annotated[str | None, typer.Option(help='"system" or "last_user".')] = None,
+) -> None:
+    """Changes what is said here of a user's preferences and keeps the rest."""
+    fields: dict[str, Any] = {
+        "ratio": ratio,
+        "kl_budget": kl_budget,
+        "plausibility": plausibility,
+        "placement": placement,
+    }
+    said = {name: value for name, value in fields.items() if value is not None}
+    if not (said or principle or add or none):
+        raise InvalidArgument("nothing to set: give --principle, --add, --none, --ratio or another")
+
+    def change(now: Preferences) -> Preferences:
+        stays = (principle or ()) if principle or none else now.principles
+        if not (principle or none or add):
+            return now
+        new = Preferences(principles=(*stays, *(add or ())))
+        return now.model_copy(update={"principles": new.principles})
+
+    written = _open(store, tenant).update(user, change, **said)
+    _print(user, written)
+
+
+@app.command()
+def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
+    """Opens a user's preferences in $EDITOR; a user who has none yet begins with none."""
+    profiles = _open(store, tenant)
+    try:
+        before = profiles.read(user)
+        said, version = before.preferences, before.version
+    except ProfileNotFound:
+        said, version = Preferences(principles=()), 0
+    head = EDITED.format(user=json.dumps(user))
+    fields = said.model_dump(mode="json", exclude_unset=True)
+    text = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
+    while True:
+        edited = _edited(text)
+        if edited == text:
+            Console().print("nothing changed")
+            return
+        try:
+            lines = [line for line in edited.splitlines() if not line.startswith("#")]
+            new = as_preferences(json.loads("\n".join(lines))) or Preferences()
+            written = profiles.put(user, new, expected_version=version)
+        except (ValueError, TypeError, InvalidPreferences) as error:
+            _stderr().print(Text(f"this cannot be stored: {error}", style="red"))
+            if not typer.confirm("Edit it again?", default=True):
+                raise typer.Exit(1) from error
+            text = edited
+        else:
+            _print(user, written)
+            return
+
+
+@app.command()
+def delete(
+    user: User,
+    store: Store = "",
+    tenant: Tenant = "default",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forgets a user, history included."""
+    profiles = _open(store, tenant)
+    if user not in profiles.list():
+        raise ProfileNotFound(f"user {user!r} has no profile")
+    if not yes:
+        typer.confirm(f"Delete the profile of {user!r} and its history?", abort=True)
+    profiles.delete(user)
+    Console().print(f"deleted the profile of {user!r}", markup=False)
+
+
+@app.command("export")
+def export(
+    file: Annotated[str, typer.Argument(help="A file to write; - is the terminal.")] = "-",
+    store: Store = "",
+    tenant: Tenant = "default",
+) -> None:
+    """Writes every profile as a line of JSON."""
+    lines = _open(store, tenant).export_lines()
+    if file == "-":
+        for line in lines:
+            print(line)
+        return
+    # An export that breaks off does not stand in for a whole one that was there before.
+    part = Path(f"{file}.part")
+    unreadable = None
+    try:
+        with (
+            part.open("w", encoding="utf-8") as out,
+            Progress(TextColumn("{task.completed} profiles exported"), console=_stderr()) as bar,
+        ):
+            task = bar.add_task("profiles", total=None)
+            try:
+                for line in lines:
+                    out.write(f"{line}\n")
+                    bar.advance(task)
+            except ProfileUnreadable as error:
+                unreadable = error
+        part.replace(file)
+    except OSError as error:
+        raise InvalidArgument(f"{file!r} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    if unreadable:
+        raise unreadable
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="A file of JSON lines; - is the standard input.")],
+    store: Store = "",
+    tenant: Tenant = "default",
+) -> None:
+    """Stores profiles from lines of JSON, after all of them were checked."""
+    profiles = _open(store, tenant)
+    columns = (TextColumn("profiles"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_stderr()) as bar:
+        task = bar.add_task("profiles", total=None)
+
+        def advance(written: int, total: int) -> None:
+            bar.update(task, completed=written, total=total)
+
+        try:
+            if file == "-":
+                count = profiles.import_lines(sys.stdin, advance=advance)
+            else:
+                with Path(file).open(encoding="utf-8-sig") as lines:
+                    count = profiles.import_lines(lines, advance=advance)
+        except OSError as error:
+            raise InvalidArgument(f"{file!r} cannot be read: {error.strerror}") from error
+    Console().print(f"imported {count} profiles")
+
+
+@app.command()
+def bench(
+    store: Store = "memory://bench",
+    rounds: Annotated[int, typer.Option(min=1, help="Calls of the slow kinds.")] = 200,
+) -> None:
+    """What reading and writing a profile costs, on a tenant of its own that is emptied after."""
+    tenant = "linalign-bench"
+    kept, asked = (open_profiles(store, tenant=tenant, cache_seconds=s) for s in (3600, 0))
+    user = "ann"
+    said = Preferences(principles=["I am vegan.", Principle("Be brief.", 2.0)], ratio=3.0)
+    kept.put(user, said)
+    config = {"user_id": user}
+    own = Preferences(ratio=2.0)
+    cases: dict[str, tuple[int, Callable[[], object]]] = {
+        "get, from the cache": (100 * rounds, lambda: kept.get(user)),
+        "resolve a call, no profile": (10 * rounds, lambda: resolve(call=said, own=own)),
+        "resolve a call by user_id, from the cache": (
+            10 * rounds,
+            lambda: resolve(config=config, own=own, profiles=kept),
+        ),
+        "get, from the store": (rounds, lambda: asked.get(user)),
+        "put": (rounds, lambda: asked.put(user, said)),
+        "update": (rounds, lambda: asked.update(user, ratio=3.0)),
+    }
+    made = Table("", "median µs", "worst in a hundred µs", box=box.SIMPLE_HEAD, show_edge=False)
+    for name, (times, call) in cases.items():
+        taken = sorted(_timed(call, times))
+        made.add_row(name, f"{taken[len(taken) // 2]:.1f}", f"{taken[int(len(taken) * 0.99)]:.1f}")
+    kept.delete(user)
+    Console().print(made)
+
+
+def _edited(text: str) -> str:
+    """What a user makes of a text in the editor of their choice."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "preferences.json"
+        file.write_text(text, encoding="utf-8")
+        try:
+            subprocess.run([*shlex.split(editor), str(file)], check=True)  # noqa: S603
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            raise InvalidArgument(
+                f"the editor {editor!r} did not work, nothing changed: set EDITOR to another"
+            ) from error
+        return file.read_text(encoding="utf-8")
+
+
+def _timed(call: Callable[[], object], times: int) -> Iterator[float]:
+    call()
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        yield (time.perf_counter() - began) * 1e6
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _time(profile: Profile) -> str:
+    return f"{profile.updated_at.astimezone():%Y-%m-%d %H:%M}"
+
+
+def _print(user: str, profile: Profile) -> None:
+    console = Console()
+    console.print(Text(f"{user}, version {profile.version}, {_time(profile)}", style="bold"))
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+        show_edge=False,
+        pad_edge=False,
+    )
+    made.add_column(style="cyan", no_wrap=True)
+    made.add_column()
+    preferences = profile.preferences
+    for principle in preferences.principles:
+        made.add_row(f"weight {principle.weight:g}", Text(principle.text))
+    if not preferences.principles:
+        said = "principles" in preferences.model_fields_set
+        made.add_row("principles", "none: plain answers" if said else "not said")
+    made.add_section()
+    for name in type(preferences).model_fields:
+        if name != "principles" and name in preferences.model_fields_set:
+            made.add_row(name, Text(str(getattr(preferences, name))))
+    console.print(made)

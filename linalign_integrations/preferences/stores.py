@@ -1,0 +1,511 @@
+"""Where profiles are kept: LangGraph stores, opened by URL, written to without losing a write."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+from weakref import WeakKeyDictionary
+
+from linalign_integrations.errors import (
+    InvalidArgument,
+    LinAlignError,
+    MissingExtra,
+    ProfileStoreFailed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Hashable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+
+    from langgraph.store.base import BaseStore, Op
+
+TIMEOUT = 10.0
+"""Most seconds to wait for a store's connection, answer or lock."""
+
+CACHED = 1024
+"""Most entries in the read cache of a store."""
+
+CONNECTIONS = 8
+"""Most connections of a process to one PostgreSQL database."""
+
+_URLS = "memory://, sqlite:///profiles.db, postgresql://user:password@host/database or redis://host"
+
+_Value = TypeVar("_Value")
+
+
+class Recent(Generic[_Value]):
+    """What was read or written a moment ago. Bounded, and safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, tuple[float, _Value]] = {}
+        self._lock = threading.Lock()
+        self.writes = 0
+
+    def find(self, key: Hashable, seconds: float) -> tuple[float, _Value] | None:
+        """When a key's value was noted, and the value, if it is no older than ``seconds``."""
+        entry = self._entries.get(key)
+        return entry if entry and time.monotonic() - entry[0] < seconds else None
+
+    def note_read(self, values: Mapping[Any, _Value], since: int) -> None:
+        """Notes what was read, unless something was written since ``writes`` was ``since``."""
+        with self._lock:
+            if since == self.writes:
+                self._note(values)
+
+    def note_written(self, values: Mapping[Any, _Value]) -> None:
+        """Notes what now holds."""
+        with self._lock:
+            self.writes += 1
+            self._note(values)
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Forgets keys of which it is not known what holds."""
+        with self._lock:
+            self.writes += 1
+            for key in keys:
+                self._entries.pop(key, None)
+
+    def _note(self, values: Mapping[Any, _Value]) -> None:
+        for key, value in values.items():
+            # Anew at the end, so that the first is the oldest.
+            self._entries.pop(key, None)
+            if len(self._entries) >= CACHED:
+                del self._entries[next(iter(self._entries))]
+            self._entries[key] = time.monotonic(), value
+
+
+class Home:
+    """An open store.
+
+    This one is for stores without transactions of ours: writers of this process take turns, and
+    nothing holds back those of another.
+
+    Args:
+        shown: what the store is called in messages.
+    """
+
+    native = True
+    """Whether the store's own asynchronous methods are used; else a thread calls the others."""
+
+    survives_fork = True
+    failures: tuple[type[Exception], ...] = (Exception,)
+    secrets: tuple[str, ...] = ()
+    store: BaseStore
+
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
+        self.lock = threading.Lock()
+        self.recent: Recent[Any] = Recent()
+
+    @contextmanager
+    def reading(self) -> Iterator[BaseStore]:
+        """The store, to read from."""
+        yield self.store
+
+    @contextmanager
+    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+        """The store, while nobody else writes what goes by these names; all or nothing is kept."""
+        with self.lock:
+            yield self.store
+
+    @asynccontextmanager
+    async def alone_async(self) -> AsyncIterator[BaseStore]:
+        """``alone`` for a native store; the event loop runs on while it waits."""
+        # Polled, since a thread that waits could not be called off.
+        while not self.lock.acquire(blocking=False):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        try:
+            yield self.store
+        finally:
+            self.lock.release()
+
+    def purge(self) -> None:
+        """Removes what the store still holds of what was deleted, where it would hold it."""
+
+    @contextmanager
+    def reported(self, done: str) -> Iterator[None]:
+        """Turns what the store raises into this package's error, without what is secret."""
+        try:
+            yield
+        except LinAlignError:
+            raise
+        except self.failures as error:
+            reason = text = str(error) or type(error).__name__
+            for secret in self.secrets:
+                text = text.replace(secret, "***")
+            raise ProfileStoreFailed(
+                f"the profile store {self.shown} cannot be {done}: {text}"
+            ) from (error if text == reason else None)
+
+
+class _Memory(Home):
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        with _extra("profiles", url):
+            from langgraph.store.memory import InMemoryStore
+
+        lock = threading.Lock()
+
+        class Store(InMemoryStore):
+            # A search would stumble over what another thread puts meanwhile.
+            def batch(self, ops: Iterable[Op]) -> list[Any]:
+                with lock:
+                    return super().batch(ops)
+
+            async def abatch(self, ops: Iterable[Op]) -> list[Any]:
+                return self.batch(ops)
+
+        self.store = Store()
+
+
+class _Connection(sqlite3.Connection):
+    """Lets one transaction of ours span calls of the store, which would begin one for each."""
+
+    spanning = False
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if self.spanning and sql in ("BEGIN", "COMMIT"):
+            return self.cursor()
+        return super().execute(sql, parameters)
+
+    def executescript(self, script: str, /) -> sqlite3.Cursor:
+        # The inherited one commits first.
+        cursor, statement = self.cursor(), ""
+        for line in script.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                cursor.execute(statement)
+                statement = ""
+        return cursor.execute(statement)
+
+
+class _Sqlite(Home):
+    native = False
+    survives_fork = False
+    failures = (sqlite3.Error,)
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        with _extra("profiles", url):
+            from langgraph.store.sqlite import SqliteStore
+        path = url.removeprefix("sqlite:///")
+        with self.reported("opened"):
+            self._connection = _open_sqlite(path)
+            self._written = SqliteStore(self._connection)
+            with self.alone(()):
+                self._written.setup()
+            # Readers have a connection of their own, so that they never wait for a writer.
+            self.store = SqliteStore(_open_sqlite(path))
+            self.store.setup()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+        with self.lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.spanning = True
+            try:
+                yield self._written
+                self._connection.spanning = False
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.spanning = False
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def purge(self) -> None:
+        # Not certain, since a reader of an older state may stand in the way for a while.
+        with suppress(sqlite3.OperationalError), self.lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _open_sqlite(path: str) -> _Connection:
+    connection = sqlite3.connect(
+        path, timeout=TIMEOUT, check_same_thread=False, isolation_level=None, factory=_Connection
+    )
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA secure_delete=ON")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait where two connections switch at the same time.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return connection
+
+
+class _Postgres(Home):
+    native = False
+    survives_fork = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(_shown(url))
+        with _extra("postgres", self.shown):
+            import psycopg
+            from langgraph.store.postgres import PostgresStore
+            from psycopg.conninfo import conninfo_to_dict
+            from psycopg.rows import dict_row
+        self.failures = (psycopg.Error,)
+        with _parsed(self.shown):
+            said = conninfo_to_dict(url)
+            [int(port) for port in str(said.get("port") or 0).split(",")]
+        self.secrets = _spellings(said.get("password"))
+        settings: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": 0,
+            "row_factory": dict_row,
+            "connect_timeout": said.get("connect_timeout") or int(TIMEOUT),
+            "fallback_application_name": "linalign",
+        }
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(url, **settings)
+        self._store_over: Callable[[Any], BaseStore] = PostgresStore
+        # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
+        self._idle: deque[Any] = deque()
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        with self.reported("opened"), self._connection() as connection:
+            self._set_up(connection)
+
+    def _set_up(self, connection: Any) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        # Two that create the same tables disturb each other. To wait inside the database for a
+        # lock would hold up the other's index, which is created concurrently.
+        name = "hashtextextended('linalign', 0)"
+        while not connection.execute(f"SELECT pg_try_advisory_lock({name}) AS it").fetchone()["it"]:
+            if time.monotonic() > deadline:
+                raise ProfileStoreFailed(f"another process keeps setting up {self.shown}")
+            time.sleep(0.01)
+        self._store_over(connection).setup()  # type: ignore[attr-defined]
+        connection.execute(f"SELECT pg_advisory_unlock({name})")
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        if not self._free.acquire(timeout=TIMEOUT):
+            raise ProfileStoreFailed(f"all {CONNECTIONS} connections to {self.shown} are busy")
+        connection = None
+        try:
+            connection = self._living() or self._connect()
+            yield connection
+        finally:
+            # One that broke, or that was left within a transaction, is of no more use.
+            if connection is not None and connection.info.transaction_status == 0:
+                self._idle.append(connection)
+            elif connection is not None:
+                connection.close()
+            self._free.release()
+
+    def _living(self) -> Any:
+        """A connection that is idle and still answers, or None."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+                connection.execute("SELECT 1")
+            except IndexError:
+                break
+            except self.failures:
+                connection.close()
+            else:
+                return connection
+        return None
+
+    @contextmanager
+    def reading(self) -> Iterator[BaseStore]:
+        with self._connection() as connection:
+            yield self._store_over(connection)
+
+    @contextmanager
+    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:
+        with self._connection() as connection, connection.transaction():
+            connection.execute(
+                "SELECT set_config('lock_timeout', %s, true)", [f"{TIMEOUT * 1000:.0f}ms"]
+            )
+            # Advisory, since a profile that is not there yet has no row to lock. Sorted, so that
+            # two who take several locks cannot wait for each other.
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
+                " FROM unnest(%s::text[]) AS name",
+                [sorted(names)],
+            )
+            yield self._store_over(connection)
+
+
+class _Redis(Home):
+    native = False
+    survives_fork = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(_shown(url))
+        with _extra("redis", self.shown):
+            from llama_index.storage.kvstore.redis import RedisKVStore
+            from redis import Redis
+            from redis.exceptions import RedisError
+
+            from linalign_integrations.preferences.kvstore import KeyValueStore
+        self.failures = (RedisError, OSError)
+        with _parsed(self.shown):
+            self.secrets = _spellings(urlsplit(url).password)
+            client = Redis.from_url(
+                url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, decode_responses=True
+            )
+        with self.reported("opened"):
+            client.ping()
+        self._client = client
+        # LangGraph's own Redis store does not find what lies under several labels, takes names for
+        # equal that differ in case, and replaces a document by deleting it first.
+        self.store = KeyValueStore(RedisKVStore(redis_client=client, async_redis_client=client))
+
+    @contextmanager
+    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+        # The lock of a process that died ends by itself.
+        with self._client.lock(
+            "linalign.writing", timeout=TIMEOUT, sleep=0.002, blocking_timeout=2 * TIMEOUT
+        ):
+            yield self.store
+
+
+def connect(url: str) -> Home:
+    """Opens the store that a URL from ``settled`` names, once per process.
+
+    Raises:
+        MissingExtra: the store's package is not installed; the message names the extra.
+        ProfileStoreFailed: it cannot be opened.
+    """
+    home = _homes.get(url)
+    if home is None:
+        with _opening:
+            home = _homes.get(url)
+            if home is None:
+                home = _homes[url] = _open(url)
+    return home
+
+
+def settled(url: str) -> str:
+    """A URL as it is known by in this process, whatever becomes of the working folder.
+
+    Raises:
+        ProfileStoreFailed: it names no known kind of store.
+    """
+    kind, separator, path = url.partition("://")
+    if kind == "sqlite" and path.startswith("/") and path not in ("/", "/:memory:"):
+        return f"sqlite:///{Path(path[1:]).absolute()}"
+    if kind == "postgres" and separator:
+        return f"postgresql://{path}"
+    if not separator or kind not in ("memory", "postgresql", "redis", "rediss"):
+        raise ProfileStoreFailed(f"unknown profile store {_shown(url)!r}: use {_URLS}")
+    return url
+
+
+def home_of(store: Any) -> Home:
+    """The home of a store object; the same lock and cache for the same object.
+
+    Raises:
+        InvalidArgument: it is neither a LangGraph store nor a LlamaIndex key-value store.
+        MissingExtra: the object is fine but LangGraph's interface is not installed.
+    """
+    shown = type(store).__name__
+    # Whoever has such an object has imported its class.
+    key_value = sys.modules.get("llama_index.core.storage.kvstore.types")
+    langgraph = sys.modules.get("langgraph.store.base")
+    is_key_value = key_value is not None and isinstance(store, key_value.BaseKVStore)
+    if not is_key_value and not (langgraph and isinstance(store, langgraph.BaseStore)):
+        raise InvalidArgument(
+            f"profiles are kept in a URL ({_URLS}), a LangGraph store or a LlamaIndex "
+            f"key-value store, not in {shown}"
+        )
+    with _opening:
+        known = _shared.setdefault(store, (threading.Lock(), Recent()))
+    if is_key_value:
+        with _extra("profiles", shown):
+            from linalign_integrations.preferences.kvstore import KeyValueStore
+        store = KeyValueStore(store)
+    home = Home(shown)
+    home.store = store
+    home.lock, home.recent = known
+    return home
+
+
+def _open(url: str) -> Home:
+    match url.partition("://")[0]:
+        case "memory":
+            return _Memory(url)
+        case "sqlite":
+            return _Sqlite(url)
+        case "postgresql":
+            return _Postgres(url)
+        case _:
+            return _Redis(url)
+
+
+@contextmanager
+def _extra(name: str, needing: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(
+            f"profiles in {needing} need a package that is not installed: "
+            f"pip install 'linalign-integrations[{name}]'"
+        ) from error
+
+
+@contextmanager
+def _parsed(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - drivers raise what they like, and quote the URL in it
+        raise ProfileStoreFailed(
+            f"the profile store {shown} cannot be opened: the URL is not well formed; in a user "
+            "name or password, write other characters than letters and digits as %40 for @"
+        ) from None
+
+
+def _shown(url: str) -> str:
+    """A URL without its user, password and parameters, even where it is malformed."""
+    kind, separator, rest = url.partition("://")
+    if not separator:
+        return "***" if "@" in url or "=" in url else url
+    _, user, place = rest.rpartition("@")
+    place, parameters, _ = place.partition("?")
+    return f"{kind}://{'***@' if user else ''}{place}{'?***' if parameters else ''}"
+
+
+def _spellings(password: object) -> tuple[str, ...]:
+    plain = unquote(str(password or ""))
+    return tuple({str(password), plain, quote(plain, safe="")}) if plain else ()
+
+
+def _after_fork() -> None:
+    # Two processes on one connection would read each other's answers.
+    global _opening
+    _opening = threading.Lock()
+    for url, home in list(_homes.items()):
+        home.lock, home.recent = threading.Lock(), Recent()
+        if not home.survives_fork:
+            # Kept from being closed here, which would close it for the parent.
+            _inherited.append(_homes.pop(url))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+_homes: dict[str, Home] = {}
+_inherited: list[Home] = []
+_opening = threading.Lock()
+_shared: WeakKeyDictionary[Any, tuple[threading.Lock, Recent[Any]]] = WeakKeyDictionary()
