@@ -298,7 +298,10 @@ def _draw(step: AlignedStep, requests: list[Request]) -> list[Choice]:
     last = ((probs > 0) * torch.arange(probs.shape[-1], device=probs.device)).amax(-1, True)
     place = torch.minimum(torch.searchsorted(mass, goal, right=True), last)
     tokens = step.token_ids.gather(-1, place)[:, 0].tolist()
-    return list(map(Choice, tokens, step.kl.tolist(), step.ratio.tolist()))
+    ratios = step.ratio.tolist()
+    # Without a step, KL is nothing but rounding.
+    spent = [kl if ratio else 0.0 for kl, ratio in zip(step.kl.tolist(), ratios, strict=True)]
+    return list(map(Choice, tokens, spent, ratios))
 
 
 def uniform(seed: int, position: int) -> float:
