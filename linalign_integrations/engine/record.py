@@ -197,9 +197,8 @@ def look(
     worth.scatter_add_(-1, favourite, torch.full_like(worth[:, :1], _ABOVE_ALL))
     kept = worth.topk(min(max(counts), token_ids.shape[-1]), dim=-1)
     place = torch.cat([taken.int().argmax(-1, keepdim=True), kept.indices], dim=-1)
-    tokens, before, after = (
-        values.gather(-1, place).tolist() for values in (token_ids, prompted.exp(), aligned.exp())
-    )
+    tokens = token_ids.gather(-1, place).tolist()
+    before, after = (one.gather(-1, place).exp().tolist() for one in (prompted, aligned))
     found = (kept.values > -torch.inf).sum(-1).tolist()
     seen = []
     for row, mask in enumerate(allowed):

@@ -20,7 +20,7 @@ _LONGEST_NAME = 40
 _LISTED = 8
 
 # Each readable in itself, on a light terminal and on a dark one.
-_SHADES = ("white on #6a645c", "white on #86683f", "white on #a0631c", "black on #e8850c")
+_SHADES = ("#ffffff on #6a645c", "#ffffff on #86683f", "#ffffff on #a0631c", "#000000 on #e8850c")
 
 # rgb of the shade; at its strongest, black or white text on it stays readable.
 _HUE = "235,120,0"
@@ -43,7 +43,7 @@ font-style:normal;white-space:nowrap}
 .linalign-row>span{display:table-cell;padding-left:1.2em;text-align:right;unicode-bidi:isolate}
 .linalign-row>span:first-child{padding-left:0;text-align:left}
 .linalign-own{font-weight:bold}
-.linalign-legend{font-size:.85em;opacity:.8;margin-top:.6em}
+.linalign-legend{font-size:.85em;margin-top:.6em}
 """
 
 

@@ -156,7 +156,7 @@ class Request:
         strength = Strength(self._kl / draws, self._ratios / draws)
         recorder = self._recorder
         record = None if recorder is None else recorder.finish(strength, ended=ended)
-        return Piece(text, (token,), finish, usage, kl, strength, record)
+        return Piece(text, (token,), finish, usage, kl, strength=strength, alignment=record)
 
 
 def _nobody(item: Piece | BaseException) -> None:

@@ -170,28 +170,42 @@ def _with_seen(
     at = [place for place, request in enumerate(requests) if request.alternatives]
     if not at:
         return drawn
-    some = [requests[place] for place in at]
+    tokens = [drawn[place].token for place in at]
+    allowed = [mask if isinstance(mask := masks[place], torch.Tensor) else None for place in at]
+    counts = [requests[place].alternatives for place in at]
     if requests[0].plan.guided:
         ids, prompted, aligned = step.token_ids[at], step.prompted[at], step.log_probs[at]
     else:
         # The step was cut already; what it was cut from is the model's own distribution.
-        every = nucleus(
-            logits[[rows[place] for place in at]],
-            _numbers(logits, [one.sampling.temperature or 1.0 for one in some]),
-            _numbers(logits, [1.0] * len(some)),
-        )
-        ids, prompted, aligned = every.token_ids, every.log_probs, every.log_probs
-    grammars = [mask if isinstance(mask := masks[place], torch.Tensor) else None for place in at]
-    seen = look(
-        ids,
-        prompted,
-        aligned,
-        drawn=[drawn[place].token for place in at],
-        allowed=grammars,
-        counts=[one.alternatives for one in some],
-    )
+        own = logits[[rows[place] for place in at]]
+        heat = _numbers(own, [requests[place].sampling.temperature or 1.0 for place in at])
+        ids, prompted = _likeliest(own, heat, tokens, allowed, 1 + max(counts))
+        aligned = prompted
+    seen = look(ids, prompted, aligned, drawn=tokens, allowed=allowed, counts=counts)
     held = dict(zip(at, seen, strict=True))
     return [choice._replace(seen=held.get(place)) for place, choice in enumerate(drawn)]
+
+
+def _likeliest(
+    logits: Tensor,
+    heat: Tensor,
+    drawn: list[int],
+    allowed: list[Tensor | None],
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """``[n, 1 + count]`` the drawn tokens and the likeliest allowed ones, and their log-probs.
+
+    Probabilities are those within the whole vocabulary.
+    """
+    scaled = (logits - logits.amax(-1, keepdim=True)) / heat.clamp_min(1e-30).to(logits)[:, None]
+    total = scaled.exp().sum(-1, keepdim=True, dtype=torch.double).log()
+    free = scaled.clone() if any(mask is not None for mask in allowed) else scaled
+    for row, mask in enumerate(allowed):
+        if mask is not None:
+            free[row].masked_fill_(~mask, -torch.inf)
+    best = free.topk(min(count, logits.shape[-1]), dim=-1).indices
+    ids = torch.cat([torch.tensor(drawn, device=logits.device)[:, None], best], dim=-1)
+    return ids, scaled.gather(-1, ids).double() - total
 
 
 def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
