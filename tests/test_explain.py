@@ -63,6 +63,12 @@ def spent(prior: torch.Tensor, push: torch.Tensor, eta: float) -> tuple[torch.Te
     return moved, float((moved * (moved / prior).log()).sum())
 
 
+def name_of(token_id: int) -> str:
+    text = tokenizer().decode([token_id])
+    whole = text and "\ufffd" not in text
+    return text if whole else tokenizer().convert_ids_to_tokens(token_id) or f"<{token_id}>"
+
+
 def steps_by_the_book(
     preferences: Preferences, heat: float, drawn: tuple[int, ...]
 ) -> list[dict[str, Any]]:
@@ -141,9 +147,7 @@ def test_the_record_equals_the_formulas(preferences: Preferences, fields: dict[s
             assert (one.prompted, one.aligned) == pytest.approx(
                 tuple(chances[one.token_id]), rel=5e-3, abs=1e-6
             )
-            assert one.token == (tokenizer().convert_ids_to_tokens(one.token_id) or one.token) or (
-                tokenizer().decode([one.token_id]) == one.token
-            )
+            assert one.token == name_of(one.token_id)
         assert len(token.alternatives) == min(5, len(chances) - 1)
         assert token.token_id not in [one.token_id for one in token.alternatives]
         favourite = max(chances, key=lambda one: chances[one][0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -220,7 +220,7 @@ class Recorder:
     def __init__(self, form: PromptFormat, wanted: int) -> None:
         self._form = form
         self._wanted = wanted
-        self._steps: list[tuple[int, float, float, Seen | None]] = []
+        self._tokens: list[TokenRecord] = []
         self._ends: list[int] = []
         self._omitted = 0
         self._text = ""
@@ -228,7 +228,7 @@ class Recorder:
     @property
     def alternatives(self) -> int:
         """How many alternatives of the next token to look for; 0 where no more is recorded."""
-        return self._wanted if len(self._steps) < MOST_TOKENS else 0
+        return self._wanted if len(self._tokens) < MOST_TOKENS else 0
 
     def add(
         self, token: int, ratio: float, kl: float, seen: Seen | None, text: str, written: int
@@ -245,7 +245,8 @@ class Recorder:
         """
         self._text += text
         if self.alternatives:
-            self._steps.append((token, ratio, kl, seen))
+            # Described now, so that nobody waits for a whole answer to be described at once.
+            self._tokens.append(self._describe(token, ratio, kl, seen))
             self._ends.append(written)
         else:
             self._omitted += 1
@@ -262,14 +263,12 @@ class Recorder:
             # What was left of an unfinished character came with the end, but is not its own.
             ends = [*ends[:-2], *ends[-1:] * 2][-len(ends) :]
         tokens = tuple(
-            self._describe(*step, self._text[start:end])
-            for step, start, end in zip(self._steps, [0, *ends], ends, strict=False)
+            replace(token, text=self._text[start:end])
+            for token, start, end in zip(self._tokens, [0, *ends], ends, strict=False)
         )
         return AlignmentRecord(tokens, self._omitted, strength)
 
-    def _describe(
-        self, token: int, ratio: float, kl: float, seen: Seen | None, text: str
-    ) -> TokenRecord:
+    def _describe(self, token: int, ratio: float, kl: float, seen: Seen | None) -> TokenRecord:
         others = [] if seen is None else seen.others
         alternatives = tuple(
             Alternative(other, self._form.token_name(other), prompted, aligned)
@@ -279,7 +278,7 @@ class Recorder:
         return TokenRecord(
             token_id=token,
             token=self._form.token_name(token),
-            text=text,
+            text="",  # it is known at the end
             prompted=None if seen is None else seen.prompted,
             aligned=None if seen is None else seen.aligned,
             ratio=ratio,

@@ -38,7 +38,7 @@ _STYLE = """\
 .linalign-tip{position:absolute;z-index:9;left:0;top:100%;padding:.4em .7em;border-radius:.4em;
 background:Canvas;color:CanvasText;border:1px solid GrayText;font-size:.85rem;line-height:1.4;
 font-style:normal;white-space:nowrap}
-.linalign-token:hover>.linalign-tip,.linalign-token:focus>.linalign-tip{display:block}
+.linalign-token:hover>.linalign-tip,.linalign-token:focus>.linalign-tip{display:block!important}
 .linalign-row{display:table-row}
 .linalign-row>span{display:table-cell;padding-left:1.2em;text-align:right;unicode-bidi:isolate}
 .linalign-row>span:first-child{padding-left:0;text-align:left}
