@@ -499,7 +499,7 @@ class Page(HTMLParser):
         if "linalign-tip" in kinds:
             self.tips.append("")
         if "linalign-token" in kinds:
-            self.shades.append(dict(attrs)["style"] or "")
+            self.shades.append(dict(attrs).get("style") or "")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop()["tag"] == tag, "tags are closed in order"
@@ -537,6 +537,13 @@ def test_hostile_tokens_stay_text() -> None:
     assert "\x1b" not in html
     assert "\u202e" not in html
     assert "\\x1b[31m" in page.answer
+
+
+def test_letters_and_pictures_that_are_joined_stay_joined() -> None:
+    texts_ = ["\u0645\u06cc\u200c\u0634\u0648\u062f", "\U0001f469\u200d\U0001f373", "1\xa0000"]
+    record = made_of(texts_)
+    assert Page(record._repr_html_()).answer == "".join(texts_)
+    assert shown(record).startswith("".join(texts_))
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:

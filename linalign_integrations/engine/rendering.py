@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,6 +19,10 @@ _LEAST_PEAK = 0.1
 _VISIBLE = 0.02
 _LONGEST_NAME = 40
 _LISTED = 8
+# Controls, formats (such as those that turn the direction of text), surrogates and separators;
+# but lines and columns may be, and what joins letters or the parts of a picture.
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_HARMLESS = "\n\t\u200c\u200d"
 
 # Each readable in itself, on a light terminal and on a dark one.
 _SHADES = ("#ffffff on #6a645c", "#ffffff on #86683f", "#ffffff on #a0631c", "#000000 on #e8850c")
@@ -78,7 +83,7 @@ def as_terminal(record: AlignmentRecord) -> Group:
         style = _shade(token.kl / peak)
         style += " underline" if token.displaced else ""
         style += " italic" if token.forced else ""
-        answer.append(_printable(token.text, keep="\n\t"), style)
+        answer.append(_printable(token.text), style)
     legend = Text.assemble(
         ("KL spent: 0 ", "dim"),
         *(("   ", shade) for shade in _SHADES),
@@ -148,7 +153,8 @@ def _summary(record: AlignmentRecord) -> str:
 
 def _html_token(token: TokenRecord, peak: float) -> str:
     part = token.kl / peak
-    shade = f"background:rgba({_HUE},{_STRONGEST * part:.2f})" if part >= _VISIBLE else ""
+    strength = f"rgba({_HUE},{_STRONGEST * part:.2f})"
+    shade = f' style="background:{strength}"' if part >= _VISIBLE else ""
     kinds = ["linalign-token"]
     kinds += ["linalign-displaced"] if token.displaced else []
     kinds += ["linalign-forced"] if token.forced else []
@@ -156,8 +162,8 @@ def _html_token(token: TokenRecord, peak: float) -> str:
     marks = _name(token.token) if not token.text else "↵" if "\n" in token.text else ""
     mark = f'<span class="linalign-mark">{escape(marks)}</span>' if marks else ""
     return (
-        f'<span class="{" ".join(kinds)}" style="{shade}" tabindex="-1">{mark}'
-        f"{escape(_printable(token.text, keep=chr(10) + chr(9)))}"
+        f'<span class="{" ".join(kinds)}"{shade} tabindex="-1">{mark}'
+        f"{escape(_printable(token.text))}"
         f'<span class="linalign-tip" role="tooltip" hidden>{_html_tip(token)}</span></span>'
     )
 
@@ -193,11 +199,11 @@ def _name(token: str) -> str:
     return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
 
 
-def _printable(text: str, keep: str = "") -> str:
-    """Text in which characters that steer a terminal or hide are spelt out."""
+def _printable(text: str) -> str:
+    """Text in which characters that steer a terminal, turn or hide others are spelt out."""
     return "".join(
-        char
-        if char.isprintable() or char in keep
-        else char.encode("unicode_escape", "surrogatepass").decode()
+        char.encode("unicode_escape").decode()
+        if category(char) in _STEERING and char not in _HARMLESS
+        else char
         for char in text
     )
