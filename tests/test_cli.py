@@ -91,6 +91,29 @@ def test_branches_shows_what_the_model_sees(session: Session) -> None:
     assert "<|im_start|>system\nBe brief.<|im_end|>" in output(session)
 
 
+def test_answers_are_explained_from_when_that_is_asked_for(session: Session) -> None:
+    session.handle("/explain")
+    assert "explain: on" in output(session)
+    session.handle("Hello there")
+    shown = output(session)
+    assert "8 tokens · mean KL" in shown
+    assert "Where most was spent" in shown
+    expected = endless().generate(
+        "Hello there", preferences=session.preferences, sampling=session.sampling
+    )
+    assert session.messages[-1]["content"] == expected.text
+    session.handle("/explain")
+    session.handle("And again")
+    assert "mean KL" not in output(session)
+
+
+def test_a_chat_may_explain_from_its_start(folder: Path) -> None:
+    arguments = ["chat", "-m", str(folder), "-p", "Be brief.", "--max-tokens", "5", "--explain"]
+    shown = CliRunner().invoke(app, arguments, input="Hi\n")
+    assert shown.exit_code == 0, shown.output
+    assert "tokens · mean KL" in shown.output
+
+
 @pytest.mark.parametrize("line", ["/ratio much", "/ratio -1", "/budget 0", "/principle ", "/sing"])
 def test_a_wrong_command_is_explained_and_changes_nothing(session: Session, line: str) -> None:
     before = session.preferences

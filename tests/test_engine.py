@@ -112,11 +112,12 @@ def test_drawn_tokens_follow_the_distribution() -> None:
             constraint=None,
             seed=seed,
             drawn=[0] * position,
+            alternatives=0,
         )
         for seed in range(40)
         for position in range(100)
     ]
-    tokens = [token for token, _ in choose(logits.expand(4000, -1), requests)]  # type: ignore[arg-type,misc]
+    tokens = [choice.token for choice in choose(logits.expand(4000, -1), requests)]  # type: ignore[arg-type,union-attr]
     counts = torch.bincount(torch.tensor(tokens), minlength=4)
     torch.testing.assert_close(counts / 4000, logits[0].softmax(-1), atol=0.02, rtol=0)
 

@@ -26,12 +26,14 @@ class AlignedStep:
         ratio: ``[n]`` float64, the step taken: ``min(ratio, eta(kl_budget))``.
         kl: ``[n]`` float64, nats spent: KL(aligned || prompted) on the plausible set, both at the
             request's temperature.
+        prompted: ``[n, m]`` float64, as ``log_probs`` before the step.
     """
 
     token_ids: Tensor
     log_probs: Tensor
     ratio: Tensor
     kl: Tensor
+    prompted: Tensor
 
 
 def direction(principles: Tensor, plain: Tensor, weights: Tensor) -> Tensor:
@@ -131,7 +133,8 @@ def take_step(
     tempered = (push / temperature.double()[:, None]).clamp(-_LARGEST_PUSH, _LARGEST_PUSH)
     taken = step_size(plausible.log_probs, tempered, ratio, kl_budget)
     log_probs = _tilt(plausible.log_probs, tempered, taken)
-    return AlignedStep(plausible.token_ids, log_probs, taken, _kl(plausible.log_probs, log_probs))
+    before = plausible.log_probs
+    return AlignedStep(plausible.token_ids, log_probs, taken, _kl(before, log_probs), before)
 
 
 def align(

@@ -56,6 +56,9 @@ def run_chat(
     ratio: Ratio = 2.0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what alignment did to each token.")
+    ] = False,
 ) -> None:
     """A conversation whose principles and ratio change as you go; /help lists the commands."""
     chat.run(
@@ -65,6 +68,7 @@ def run_chat(
         ratio=ratio,
         seed=seed,
         max_tokens=max_tokens,
+        explain=explain,
     )
 
 

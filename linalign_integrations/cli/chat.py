@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -26,6 +26,7 @@ HELP = """\
 /budget NUMBER    most nats per token; /budget off for none
 /compare [TEXT]   plain, prompted and aligned answers to TEXT, or to your last message
 /branches         the prompts that the model sees
+/explain          from now on, or no longer: show what alignment did to each token
 /reset            forget the conversation
 /quit             leave"""
 
@@ -38,15 +39,23 @@ class Session:
         engine: the model.
         preferences: in force at first.
         sampling: how answers are drawn; without a seed each answer gets a new one.
+        explain: whether answers are shown with what alignment did to each of their tokens.
     """
 
     def __init__(
-        self, console: Console, engine: Engine, preferences: Preferences, sampling: SamplingParams
+        self,
+        console: Console,
+        engine: Engine,
+        preferences: Preferences,
+        sampling: SamplingParams,
+        *,
+        explain: bool = False,
     ) -> None:
         self.console = console
         self.engine = engine
         self.preferences = preferences
         self.sampling = sampling
+        self.explain = explain
         self.messages: list[dict[str, str]] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: console.print(HELP, markup=False, highlight=False),
@@ -57,6 +66,7 @@ class Session:
             "/budget": lambda text: self._change(kl_budget=None if text == "off" else text),
             "/compare": self._compare,
             "/branches": self._branches,
+            "/explain": lambda _: self._toggle_explain(),
             "/reset": lambda _: self.messages.clear(),
         }
 
@@ -80,14 +90,25 @@ class Session:
 
     def _say(self, text: str) -> None:
         asked = [*self.messages, {"role": "user", "content": text}]
+        request: dict[str, Any] = {"preferences": self.preferences, "sampling": self.sampling}
         answer = ""
-        for piece in self.engine.stream(
-            asked, preferences=self.preferences, sampling=self.sampling
-        ):
-            self.console.print(piece.text, end="", markup=False, highlight=False, soft_wrap=True)
-            answer += piece.text
-        self.console.print()
+        if self.explain:
+            with self.console.status("Answering …"):
+                result = self.engine.generate(asked, **request, explain=True)
+            self.console.print(result.alignment)
+            answer = result.text
+        else:
+            for piece in self.engine.stream(asked, **request):
+                self.console.print(
+                    piece.text, end="", markup=False, highlight=False, soft_wrap=True
+                )
+                answer += piece.text
+            self.console.print()
         self.messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def _toggle_explain(self) -> None:
+        self.explain = not self.explain
+        self.console.print(f"explain: {'on' if self.explain else 'off'}", style="dim")
 
     def _add(self, text: str) -> None:
         self._change(principles=(*self.preferences.principles, text))
@@ -143,6 +164,7 @@ def run(
     ratio: float,
     seed: int | None,
     max_tokens: int,
+    explain: bool = False,
 ) -> None:
     """Talks until /quit or the end of input.
 
@@ -154,7 +176,7 @@ def run(
         from linalign_integrations.engine import Engine, SamplingParams
 
         sampling = SamplingParams(seed=seed, max_tokens=max_tokens)
-        session = Session(console, Engine.load(model), preferences, sampling)
+        session = Session(console, Engine.load(model), preferences, sampling, explain=explain)
     console.print(
         f"{model} is ready. /help lists the commands, /quit leaves.", style="dim", markup=False
     )

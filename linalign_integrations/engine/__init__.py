@@ -3,6 +3,24 @@
 from linalign_integrations.engine.answer import Piece, Result, Usage
 from linalign_integrations.engine.engine import Engine
 from linalign_integrations.engine.grammar import Constraint, Grammar
+from linalign_integrations.engine.record import (
+    AlignmentRecord,
+    Alternative,
+    Strength,
+    TokenRecord,
+)
 from linalign_integrations.engine.sampling import SamplingParams
 
-__all__ = ["Constraint", "Engine", "Grammar", "Piece", "Result", "SamplingParams", "Usage"]
+__all__ = [
+    "AlignmentRecord",
+    "Alternative",
+    "Constraint",
+    "Engine",
+    "Grammar",
+    "Piece",
+    "Result",
+    "SamplingParams",
+    "Strength",
+    "TokenRecord",
+    "Usage",
+]

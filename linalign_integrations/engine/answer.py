@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from linalign_integrations.engine.record import AlignmentRecord, Strength
 
 FinishReason = Literal["stop", "length"]
 
@@ -45,6 +47,9 @@ class Piece:
             text ended it) or ``"length"``. None before.
         usage: on the last piece, what the request cost. None before.
         kl: nats that alignment spent on these tokens.
+        strength: on the last piece, how strongly the answer was aligned. None before.
+        alignment: on the last piece, where ``explain`` asked for it, what alignment did to each
+            token of the whole answer: only then is it certain which text is whose.
     """
 
     text: str
@@ -52,6 +57,8 @@ class Piece:
     finish_reason: FinishReason | None
     usage: Usage | None
     kl: float
+    strength: Strength | None = None
+    alignment: AlignmentRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class Result:
         finish_reason: ``"stop"`` (the model or a stop text ended it) or ``"length"``.
         usage: what the request cost.
         kl: nats that alignment spent on the whole answer; 0 without principles.
+        strength: how strongly the answer was aligned: mean KL per token, mean ratio.
+        alignment: what alignment did to each token, where ``explain`` asked for it.
     """
 
     text: str
@@ -71,6 +80,8 @@ class Result:
     finish_reason: FinishReason
     usage: Usage
     kl: float
+    strength: Strength
+    alignment: AlignmentRecord | None = field(default=None, repr=False)
 
 
 def gather(pieces: Iterable[Piece]) -> Result:
@@ -79,10 +90,13 @@ def gather(pieces: Iterable[Piece]) -> Result:
     last = held[-1]
     assert last.finish_reason is not None  # noqa: S101 - the last piece of a stream says why
     assert last.usage is not None  # noqa: S101
+    assert last.strength is not None  # noqa: S101
     return Result(
         text="".join(piece.text for piece in held),
         token_ids=tuple(token for piece in held for token in piece.token_ids),
         finish_reason=last.finish_reason,
         usage=last.usage,
         kl=sum(piece.kl for piece in held),
+        strength=last.strength,
+        alignment=last.alignment,
     )

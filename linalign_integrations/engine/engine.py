@@ -17,6 +17,7 @@ from linalign_integrations.engine.generation import AsyncGeneration, Generation
 from linalign_integrations.engine.grammar import Constraint, Grammar, GrammarCompiler
 from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
 from linalign_integrations.engine.prefixes import PrefixStore
+from linalign_integrations.engine.record import count_alternatives
 from linalign_integrations.engine.request import Request
 from linalign_integrations.engine.rows import Rows, check_supported
 from linalign_integrations.engine.sampling import SamplingParams
@@ -234,6 +235,7 @@ class Engine:
         grammar: Grammar | Constraint | None = None,
         user: str | None = None,
         timeout: float | None = None,
+        explain: bool | int = False,
     ) -> Result:
         """The answer to a conversation, under the preferences of whoever asks.
 
@@ -245,12 +247,15 @@ class Engine:
             user: who asks. Users take turns when requests have to wait, and are told of reuse of
                 what they sent themselves only. Requests that name none count as one user.
             timeout: most seconds from the start to the end of the answer.
+            explain: whether to record what alignment did to each token, in the result's (or the
+                last piece's) ``alignment``; a number from 1 to 20 is how many alternatives to
+                keep per token, True keeps 3.
 
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
             InvalidPreferences: a principle would forge control tokens through the template.
             InvalidGrammar: the grammar cannot be read or enforced.
-            InvalidArgument: ``timeout`` is not a time.
+            InvalidArgument: ``timeout`` is not a time, or ``explain`` out of range.
             PromptTooLong: a prompt leaves no room for an answer.
             RequestTooLarge: the engine is too small for the request.
             QueueFull: too many requests wait already.
@@ -266,6 +271,7 @@ class Engine:
                 grammar=grammar,
                 user=user,
                 timeout=timeout,
+                explain=explain,
             )
         )
 
@@ -278,6 +284,7 @@ class Engine:
         grammar: Grammar | Constraint | None = None,
         user: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it counts from the start of the work
+        explain: bool | int = False,
     ) -> Result:
         """``generate`` without blocking the event loop."""
         pieces = self.astream(
@@ -287,6 +294,7 @@ class Engine:
             grammar=grammar,
             user=user,
             timeout=timeout,
+            explain=explain,
         )
         return gather([piece async for piece in pieces])
 
@@ -299,13 +307,14 @@ class Engine:
         grammar: Grammar | Constraint | None = None,
         user: str | None = None,
         timeout: float | None = None,
+        explain: bool | int = False,
     ) -> Generation:
         """The answer piece by piece; input is checked now, work starts with the first piece.
 
         Arguments and errors are those of ``generate``. The answer goes on while its pieces are not
         read; ``close`` (or forgetting the iterator) ends it.
         """
-        request = self._request(messages, preferences, sampling, grammar, user)
+        request = self._request(messages, preferences, sampling, grammar, user, explain)
         return Generation(self._scheduler, request, timeout)
 
     def astream(
@@ -317,12 +326,13 @@ class Engine:
         grammar: Grammar | Constraint | None = None,
         user: str | None = None,
         timeout: float | None = None,
+        explain: bool | int = False,
     ) -> AsyncGeneration:
         """``stream`` for ``async for``; the event loop stays free while the model works.
 
         A task that is cancelled ends the answer at its next token.
         """
-        request = self._request(messages, preferences, sampling, grammar, user)
+        request = self._request(messages, preferences, sampling, grammar, user, explain)
         return AsyncGeneration(self._scheduler, request, timeout)
 
     def _request(
@@ -332,12 +342,14 @@ class Engine:
         sampling: SamplingParams | None,
         grammar: Grammar | Constraint | None,
         user: str | None,
+        explain: bool | int = False,
     ) -> Request:
         if self._model is None:
             raise EngineClosed(
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         preferences, sampling = _values(preferences, sampling)
+        alternatives = count_alternatives(explain)
         plan = plan_branches(normalise_messages(messages), preferences, self._form)
         self._require_room(plan)
         return Request(
@@ -349,6 +361,7 @@ class Engine:
             form=self._form,
             ends=self._end_tokens,
             context_length=self.context_length,
+            explain=alternatives,
         )
 
     def _require_room(self, plan: BranchPlan) -> None:

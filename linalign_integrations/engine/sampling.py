@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from linalign_integrations.alignment import AlignedStep, align, nucleus
+from linalign_integrations.engine.record import Seen, look
 from linalign_integrations.errors import (
     GenerationFailed,
     InvalidSampling,
@@ -60,7 +62,23 @@ class SamplingParams(BaseModel):
             raise InvalidSampling(describe(error)) from error
 
 
-def choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float] | LinAlignError]:
+class Choice(NamedTuple):
+    """A token that was drawn.
+
+    Attributes:
+        token: which.
+        kl: nats that alignment spent on it.
+        ratio: the step taken for it; 0 where nothing was aligned.
+        seen: what it was drawn from, for requests that record it.
+    """
+
+    token: int
+    kl: float
+    ratio: float
+    seen: Seen | None = None
+
+
+def choose(logits: Tensor, requests: Sequence[Request]) -> list[Choice | LinAlignError]:
     """The next token of each request, all drawn together.
 
     Args:
@@ -68,11 +86,11 @@ def choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float
         requests: whose rows these are.
 
     Returns:
-        For each request its token and the nats that alignment spent on it, or, where there is
-        nothing to draw from, the error that ends it. The others are not disturbed.
+        For each request its choice, or, where there is nothing to draw from, the error that ends
+        it. The others are not disturbed.
     """
     usable = logits.amax(-1).isfinite().tolist()
-    chosen: list[tuple[int, float] | LinAlignError] = [_unusable() for _ in requests]
+    chosen: list[Choice | LinAlignError] = [_unusable() for _ in requests]
     alike: dict[tuple[bool, int, bool], list[tuple[int, int]]] = {}
     first = 0
     for place, request in enumerate(requests):
@@ -111,12 +129,15 @@ def _kind(request: Request) -> tuple[bool, int, bool]:
 
 def _draw_alike(
     logits: Tensor, requests: list[Request], rows: list[int]
-) -> list[tuple[int, float] | LinAlignError]:
+) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
     masks = [_mask(request, logits) for request in requests]
     step = _aligned(logits, requests, rows, masks)
+    narrowed = step
+    if requests[0].plan.guided and any(mask is not None for mask in masks):
+        narrowed = replace(step, log_probs=step.log_probs.clone())
     failed: dict[int, LinAlignError] = {}
-    apart: dict[int, tuple[int, float]] = {}
+    apart: dict[int, Choice] = {}
     for place, mask in enumerate(masks):
         if isinstance(mask, LinAlignError):
             failed[place] = mask
@@ -124,15 +145,67 @@ def _draw_alike(
             allowed = mask[step.token_ids[place]] & (step.log_probs[place] > -torch.inf)
             if bool(allowed.any()):
                 kept = step.log_probs[place].masked_fill(~allowed, -torch.inf)
-                step.log_probs[place] = kept.log_softmax(-1)
+                narrowed.log_probs[place] = kept.log_softmax(-1)
             else:
                 # Nothing plausible is allowed: what is allowed decides.
                 branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
                 only = branches.masked_fill(~mask, -torch.inf)
                 alone = _aligned(only, [requests[place]], [0], [None])
-                (apart[place],) = _draw(_cut(alone, [requests[place]]), [requests[place]])
-    drawn = _draw(_cut(step, requests), requests)
+                own = _draw(_cut(alone, [requests[place]]), [requests[place]])
+                (apart[place],) = _with_seen(own, alone, only, [requests[place]], [0], [mask])
+    drawn = _draw(_cut(narrowed, requests), requests)
+    drawn = _with_seen(drawn, step, logits, requests, rows, masks)
     return [failed.get(at) or apart.get(at) or one for at, one in enumerate(drawn)]
+
+
+def _with_seen(
+    drawn: list[Choice],
+    step: AlignedStep,
+    logits: Tensor,
+    requests: list[Request],
+    rows: list[int],
+    masks: Sequence[Tensor | LinAlignError | None],
+) -> list[Choice]:
+    """The choices, those of requests that record them with what they were drawn from."""
+    at = [place for place, request in enumerate(requests) if request.alternatives]
+    if not at:
+        return drawn
+    tokens = [drawn[place].token for place in at]
+    allowed = [mask if isinstance(mask := masks[place], torch.Tensor) else None for place in at]
+    counts = [requests[place].alternatives for place in at]
+    if requests[0].plan.guided:
+        ids, prompted, aligned = step.token_ids[at], step.prompted[at], step.log_probs[at]
+    else:
+        # The step was cut already; what it was cut from is the model's own distribution.
+        own = logits[[rows[place] for place in at]]
+        heat = _numbers(own, [requests[place].sampling.temperature or 1.0 for place in at])
+        ids, prompted = _likeliest(own, heat, tokens, allowed, 1 + max(counts))
+        aligned = prompted
+    seen = look(ids, prompted, aligned, drawn=tokens, allowed=allowed, counts=counts)
+    held = dict(zip(at, seen, strict=True))
+    return [choice._replace(seen=held.get(place)) for place, choice in enumerate(drawn)]
+
+
+def _likeliest(
+    logits: Tensor,
+    heat: Tensor,
+    drawn: list[int],
+    allowed: list[Tensor | None],
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """``[n, 1 + count]`` the drawn tokens and the likeliest allowed ones, and their log-probs.
+
+    Probabilities are those within the whole vocabulary.
+    """
+    scaled = (logits - logits.amax(-1, keepdim=True)) / heat.clamp_min(1e-30).to(logits)[:, None]
+    total = scaled.exp().sum(-1, keepdim=True, dtype=torch.double).log()
+    free = scaled.clone() if any(mask is not None for mask in allowed) else scaled
+    for row, mask in enumerate(allowed):
+        if mask is not None:
+            free[row].masked_fill_(~mask, -torch.inf)
+    best = free.topk(min(count, logits.shape[-1]), dim=-1).indices
+    ids = torch.cat([torch.tensor(drawn, device=logits.device)[:, None], best], dim=-1)
+    return ids, scaled.gather(-1, ids).double() - total
 
 
 def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
@@ -178,7 +251,7 @@ def _aligned(
         top_p, top_k = _limits(logits, requests)
         kept = nucleus(own, heat, top_p, top_k)
         still = torch.zeros_like(heat)
-        return AlignedStep(kept.token_ids, kept.log_probs, still, still)
+        return AlignedStep(kept.token_ids, kept.log_probs, still, still, kept.log_probs)
     terms = [request.plan.terms for request in requests]
     at = torch.tensor([[index for index, _ in one] for one in terms], device=logits.device)
     plain = torch.tensor([request.plan.plain for request in requests], device=logits.device)
@@ -186,7 +259,8 @@ def _aligned(
     return align(
         logits[first],
         logits[first + plain],
-        ratio=_numbers(logits, [one.ratio for one in wanted]),
+        # Where nothing pulls, nothing is stepped along.
+        ratio=_numbers(logits, [one.ratio if terms[0] else 0.0 for one in wanted]),
         kl_budget=_numbers(
             logits, [torch.inf if one.kl_budget is None else one.kl_budget for one in wanted]
         ),
@@ -205,8 +279,12 @@ def _cut(step: AlignedStep, requests: list[Request]) -> AlignedStep:
     if not bool(((top_p < 1) | (top_k > 0)).any()):
         return step
     kept = nucleus(step.log_probs, torch.ones_like(top_p), top_p, top_k)
-    token_ids = step.token_ids.gather(-1, kept.token_ids)
-    return AlignedStep(token_ids, kept.log_probs, step.ratio, step.kl)
+    return replace(
+        step,
+        token_ids=step.token_ids.gather(-1, kept.token_ids),
+        log_probs=kept.log_probs,
+        prompted=step.prompted.gather(-1, kept.token_ids),
+    )
 
 
 def _limits(like: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
@@ -220,7 +298,7 @@ def _numbers(like: Tensor, values: Sequence[float | Sequence[float]]) -> Tensor:
     return torch.tensor(values, dtype=torch.double, device=like.device)
 
 
-def _draw(step: AlignedStep, requests: list[Request]) -> list[tuple[int, float]]:
+def _draw(step: AlignedStep, requests: list[Request]) -> list[Choice]:
     """Draws by inverting the cumulative distribution.
 
     The only randomness is a request's seed and how many tokens it has drawn, so an answer does not
@@ -234,7 +312,10 @@ def _draw(step: AlignedStep, requests: list[Request]) -> list[tuple[int, float]]
     last = ((probs > 0) * torch.arange(probs.shape[-1], device=probs.device)).amax(-1, True)
     place = torch.minimum(torch.searchsorted(mass, goal, right=True), last)
     tokens = step.token_ids.gather(-1, place)[:, 0].tolist()
-    return list(zip(tokens, step.kl.tolist(), strict=True))
+    ratios = step.ratio.tolist()
+    # Without a step, KL is nothing but rounding.
+    spent = [kl if ratio else 0.0 for kl, ratio in zip(step.kl.tolist(), ratios, strict=True)]
+    return list(map(Choice, tokens, spent, ratios))
 
 
 def uniform(seed: int, position: int) -> float:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from linalign_integrations.engine.reading import Known
     from linalign_integrations.engine.request import Request
     from linalign_integrations.engine.rows import Layers, Rows
+    from linalign_integrations.engine.sampling import Choice
     from linalign_integrations.engine.solo_rows import SoloRows
 
 # While others wait for their next token, so much of the prompts is read in a step that it takes
@@ -462,7 +463,7 @@ class Scheduler:
                     self._prefixes.clear()
 
 
-def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float] | LinAlignError]:
+def _choose(logits: Tensor, requests: Sequence[Request]) -> list[Choice | LinAlignError]:
     """``choose``, and where that fails as a whole, for each request by itself."""
     try:
         return choose(logits, requests)

@@ -19,6 +19,10 @@ class TextAssembler:
     Args:
         form: decodes tokens.
         stop: texts that end the answer; the earliest one cuts it, and is not part of it.
+
+    Attributes:
+        stopped: whether a stop text was found.
+        written: characters that the tokens have written, those held back or cut off included.
     """
 
     def __init__(self, form: PromptFormat, stop: tuple[str, ...]) -> None:
@@ -29,6 +33,7 @@ class TextAssembler:
         self._given = 0
         self._held = ""
         self.stopped = False
+        self.written = 0
 
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; what may yet change is held back."""
@@ -53,6 +58,7 @@ class TextAssembler:
         return self._form.decode(self._token_ids[start:])[len(known) :]
 
     def _release(self, text: str, *, last: bool) -> str:
+        self.written += len(text)
         if self.stopped:
             return ""
         held = self._held + text

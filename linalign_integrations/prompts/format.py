@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What templates raise when a conversation is not to their liking.
 _REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
+# What stands for bytes that are no character.
+_REPLACEMENT = "\ufffd"
 _PROBE = "linalign probe of the system message"
 
 
@@ -50,6 +52,8 @@ class PromptFormat:
         vocabulary = tokenizer.get_vocab()
         names = (f"<0x{byte:02X}>" for byte in range(256))
         self.byte_tokens = frozenset(vocabulary[name] for name in names if name in vocabulary)
+        self._anchor = self.tokenize("a")[-1:]
+        self._token_names: dict[int, str] = {}
         self.has_system_role = True
         self.default_system = ""
         if self.has_template:
@@ -154,6 +158,21 @@ class PromptFormat:
                     clean_up_tokenization_spaces=False,
                 )
             )
+
+    def token_name(self, token_id: int) -> str:
+        """What a token writes; the vocabulary's name for it where that is no text of its own.
+
+        Such are control tokens and those that are only a part of a character.
+        """
+        name = self._token_names.get(token_id)
+        if name is None:
+            # Behind another token, since a space at the start of a text may be dropped.
+            known = self.decode(self._anchor)
+            name = self.decode([*self._anchor, token_id])[len(known) :]
+            if not name or _REPLACEMENT in name:
+                name = str(self._tokenizer.convert_ids_to_tokens(token_id) or f"<{token_id}>")
+            self._token_names[token_id] = name
+        return name
 
 
 def _fold_system(messages: list[Message]) -> list[Message]:
