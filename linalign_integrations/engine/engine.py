@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from linalign_integrations.engine.answer import Result, gather
+from linalign_integrations.engine.call_grammar import call_grammar, no_call_grammar
 from linalign_integrations.engine.generation import AsyncGeneration, Generation
 from linalign_integrations.engine.grammar import Constraint, Grammar, GrammarCompiler
 from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
@@ -22,11 +24,14 @@ from linalign_integrations.engine.rows import Rows, check_supported
 from linalign_integrations.engine.sampling import SamplingParams
 from linalign_integrations.engine.scheduler import Scheduler
 from linalign_integrations.engine.solo_rows import SoloRows
+from linalign_integrations.engine.steering import Steering
 from linalign_integrations.errors import (
     EngineClosed,
     InvalidArgument,
+    InvalidGrammar,
     InvalidPreferences,
     InvalidSampling,
+    MissingExtra,
     PromptTooLong,
     UnsupportedModel,
 )
@@ -35,15 +40,20 @@ from linalign_integrations.prompts import (
     Branch,
     BranchPlan,
     PromptFormat,
+    Tools,
     normalise_messages,
     plan_branches,
+    read_tools,
 )
+from linalign_integrations.prompts.messages import short_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from linalign_integrations.prompts import AnswerFormat
 
     RowStore = Rows | SoloRows
 
@@ -61,6 +71,7 @@ class Limits(TypedDict, total=False):
 
 
 Messages = str | Iterable[Mapping[str, Any]]
+ToolSchemas = Iterable[Mapping[str, Any]]
 
 
 class Engine:
@@ -214,15 +225,21 @@ class Engine:
         return self._form.tokenize(text)
 
     def branches(
-        self, messages: Messages, *, preferences: Preferences | None = None
+        self,
+        messages: Messages,
+        *,
+        preferences: Preferences | None = None,
+        tools: ToolSchemas | None = None,
     ) -> list[Branch]:
         """The prompts that the model will see for a request, the prompted one first.
 
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
+            InvalidTools: tools are malformed.
         """
         preferences, _ = _values(preferences, None)
-        plan = plan_branches(normalise_messages(messages), preferences, self._form)
+        called = read_tools(tools)
+        plan = plan_branches(normalise_messages(messages), preferences, self._form, called)
         return plan.branches(self._form)
 
     def generate(
@@ -232,6 +249,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
     ) -> Result:
@@ -242,6 +262,12 @@ class Engine:
             preferences: what the user wants; by default nothing beyond the messages.
             sampling: how to draw; by default ``SamplingParams()``.
             grammar: what the answer must be: a ``Grammar``, or a fresh ``Constraint`` of your own.
+                Beside tools it holds for an answer that calls none.
+            tools: what the model may call: function schemas in the OpenAI style.
+            tool_choice: ``"auto"`` (by default), ``"none"``, ``"required"``, or the name of the
+                tool to call. Unless there is no extra ``grammar``, calls are well-formed and their
+                arguments valid; calls end the answer.
+            parallel_tool_calls: whether there may be several calls in one answer.
             user: who asks. Users take turns when requests have to wait, and are told of reuse of
                 what they sent themselves only. Requests that name none count as one user.
             timeout: most seconds from the start to the end of the answer.
@@ -249,8 +275,11 @@ class Engine:
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
             InvalidPreferences: a principle would forge control tokens through the template.
-            InvalidGrammar: the grammar cannot be read or enforced.
+            InvalidGrammar: the grammar, or the schema of a tool that has to be called, cannot be
+                read or enforced.
+            InvalidTools: tools are malformed, or ``tool_choice`` names none of them.
             InvalidArgument: ``timeout`` is not a time.
+            MissingExtra: a grammar, or a call that has to be made, needs the extra ``grammar``.
             PromptTooLong: a prompt leaves no room for an answer.
             RequestTooLarge: the engine is too small for the request.
             QueueFull: too many requests wait already.
@@ -264,6 +293,9 @@ class Engine:
                 preferences=preferences,
                 sampling=sampling,
                 grammar=grammar,
+                tools=tools,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
                 user=user,
                 timeout=timeout,
             )
@@ -276,6 +308,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it counts from the start of the work
     ) -> Result:
@@ -285,6 +320,9 @@ class Engine:
             preferences=preferences,
             sampling=sampling,
             grammar=grammar,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
             user=user,
             timeout=timeout,
         )
@@ -297,6 +335,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
     ) -> Generation:
@@ -305,7 +346,8 @@ class Engine:
         Arguments and errors are those of ``generate``. The answer goes on while its pieces are not
         read; ``close`` (or forgetting the iterator) ends it.
         """
-        request = self._request(messages, preferences, sampling, grammar, user)
+        called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
+        request = self._request(messages, preferences, sampling, grammar, called, user)
         return Generation(self._scheduler, request, timeout)
 
     def astream(
@@ -315,6 +357,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
     ) -> AsyncGeneration:
@@ -322,7 +367,8 @@ class Engine:
 
         A task that is cancelled ends the answer at its next token.
         """
-        request = self._request(messages, preferences, sampling, grammar, user)
+        called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
+        request = self._request(messages, preferences, sampling, grammar, called, user)
         return AsyncGeneration(self._scheduler, request, timeout)
 
     def _request(
@@ -331,6 +377,7 @@ class Engine:
         preferences: Preferences | None,
         sampling: SamplingParams | None,
         grammar: Grammar | Constraint | None,
+        tools: Tools | None,
         user: str | None,
     ) -> Request:
         if self._model is None:
@@ -338,18 +385,87 @@ class Engine:
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         preferences, sampling = _values(preferences, sampling)
-        plan = plan_branches(normalise_messages(messages), preferences, self._form)
+        form = self._form.answers
+        if tools is not None and tools.forced and form.syntax is None and form.fallback:
+            # Calls that are not written as JSON can be read, but not forced.
+            form = form.fallback
+        plan = plan_branches(normalise_messages(messages), preferences, self._form, tools, form)
         self._require_room(plan)
+        request_id = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        prompt = plan.token_ids[0]
         return Request(
             plan,
             preferences,
             sampling,
-            constraint=self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar,
+            steering=self._steering(preferences, grammar, tools, form),
+            reader=form.reader(tools, lambda index: short_id(request_id, prompt, index)),
             user=user,
             form=self._form,
             ends=self._end_tokens,
             context_length=self.context_length,
         )
+
+    def _steering(
+        self,
+        preferences: Preferences,
+        grammar: Grammar | Constraint | None,
+        tools: Tools | None,
+        form: AnswerFormat,
+    ) -> Steering:
+        reasons = form.reasoning is not None
+        as_data = isinstance(grammar, Grammar) and grammar.kind == "json_schema"
+        if tools is None and not reasons:
+            constraint = self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar
+            return Steering(None, preferences, constraint=constraint, as_data=as_data)
+        whole = grammar
+        in_call = None
+        if tools is not None:
+            if grammar is not None and not isinstance(grammar, Grammar):
+                raise InvalidArgument("grammar= beside tools= takes a Grammar, not a Constraint")
+            whole, in_call = self._call_grammars(grammar, tools, form)
+        if isinstance(whole, Grammar):
+            whole = self._grammars.start(whole, within=form.begins_in_reasoning)
+        return Steering(
+            form,
+            preferences,
+            shown=form.shown(self._form.special_tokens),
+            constraint=whole,
+            in_call=in_call,
+            calls="no" if tools is None else "only" if tools.forced else "maybe",
+            as_data=as_data,
+            close_reasoning=self._form.tokens_of(form.reasoning[1]) if form.reasoning else (),
+        )
+
+    def _call_grammars(
+        self, grammar: Grammar | None, tools: Tools, form: AnswerFormat
+    ) -> tuple[Grammar | None, Constraint | None]:
+        """What the whole answer must be, and what calls in it must be."""
+        special = self._form.special_tokens
+        if tools.forced:
+            return call_grammar(tools, form, special, after="nothing"), None
+        try:
+            if tools.choice == "none":
+                return grammar or self._started(no_call_grammar(form, special)), None
+            if form.syntax is None:
+                return grammar, None
+            if grammar is not None:
+                made = call_grammar(tools, form, special, after="nothing", answer=grammar)
+                return self._started(made), None
+            made = call_grammar(tools, form, special, after="text")
+            return None, self._grammars.start(made, within=True)
+        except (MissingExtra, UnsupportedModel):
+            return grammar, None
+        except InvalidGrammar as error:
+            if grammar is not None:
+                # Whether the answer's own grammar is the reason is for it to say.
+                self._grammars.start(grammar)
+            warnings.warn(f"calls are read but their arguments not enforced: {error}", stacklevel=5)
+            return grammar, None
+
+    def _started(self, grammar: Grammar) -> Grammar:
+        """The grammar, known to be one that can be enforced."""
+        self._grammars.start(grammar)
+        return grammar
 
     def _require_room(self, plan: BranchPlan) -> None:
         longest = max(map(len, plan.token_ids))

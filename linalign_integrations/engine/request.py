@@ -6,15 +6,16 @@ import secrets
 from typing import TYPE_CHECKING
 
 from linalign_integrations.engine.answer import FinishReason, Piece, Usage
-from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.engine.text import Stops, TextAssembler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from linalign_integrations.engine.grammar import Constraint
     from linalign_integrations.engine.sampling import SamplingParams
+    from linalign_integrations.engine.steering import Steering
     from linalign_integrations.preferences.model import Preferences
-    from linalign_integrations.prompts import BranchPlan, PromptFormat
+    from linalign_integrations.prompts import AnswerReader, BranchPlan, PromptFormat
 
     Delivery = Callable[[Piece | BaseException], None]
 
@@ -26,7 +27,8 @@ class Request:
         plan: its branches.
         preferences: its numbers.
         sampling: how to draw.
-        constraint: what the answer must be, or None.
+        steering: what the answer must be, part by part.
+        reader: splits its text; None where it is nothing but visible text.
         user: whose turn in the queue it takes; None is one user more.
         form: turns tokens into text.
         ends: tokens that end the answer.
@@ -47,7 +49,8 @@ class Request:
         preferences: Preferences,
         sampling: SamplingParams,
         *,
-        constraint: Constraint | None,
+        steering: Steering,
+        reader: AnswerReader | None,
         user: str | None,
         form: PromptFormat,
         ends: frozenset[int],
@@ -56,7 +59,8 @@ class Request:
         self.plan = plan
         self.preferences = preferences
         self.sampling = sampling
-        self.constraint = constraint
+        self._steering = steering
+        self._reader = reader
         self.user = user
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.first = 0
@@ -70,7 +74,10 @@ class Request:
         # A control token is never part of the text, so as a stop it must be told by its id.
         named = form.control_tokens
         self._ends = ends | {named[text] for text in sampling.stop if text in named}
-        self._text = TextAssembler(form, sampling.stop)
+        # Stop texts are looked for in what is visible.
+        self._stops = Stops(sampling.stop)
+        self._text = TextAssembler(form, (), steering.shown)
+        self._reasoning_tokens = 0
 
     @property
     def rows(self) -> int:
@@ -82,8 +89,19 @@ class Request:
         """Most positions that a row of it can come to need."""
         return max(map(len, self.plan.token_ids)) + self._most
 
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the next token must satisfy; None where it is free."""
+        return self._steering.constraint
+
+    @property
+    def ratio(self) -> float:
+        """The largest step along the direction that the next token may take."""
+        return self.preferences.ratio if self._steering.aligned else 0.0
+
     def open(self) -> list[Piece]:
         """What a grammar forces the answer to begin with; none where it may begin freely."""
+        self._steering.begin(self._most)
         return self._force() if self.constraint is not None else []
 
     def accept(self, token: int, kl: float) -> list[Piece]:
@@ -96,9 +114,11 @@ class Request:
         Returns:
             A piece for each token; the last one says whether the answer ends with it.
         """
-        if self.constraint is not None:
-            self.constraint.advance(token)
         self.next = []
+        ending = self._steering.ending(token, self._most - len(self.drawn))
+        if ending is not None:
+            return self._close(ending)
+        self._steering.advance(token)
         pieces = [self._add(token, kl)]
         if self.constraint is not None and pieces[-1].finish_reason is None:
             pieces += self._force()
@@ -108,29 +128,63 @@ class Request:
         assert self.constraint is not None  # noqa: S101 - its callers have looked
         pieces: list[Piece] = []
         for token in self.constraint.forced():
-            self.constraint.advance(token)
+            self._steering.advance(token)
             pieces.append(self._add(token, 0.0))
             if pieces[-1].finish_reason is not None:
                 break
         return pieces
 
-    def _add(self, token: int, kl: float) -> Piece:
+    def _close(self, ending: tuple[int, ...]) -> list[Piece]:
+        """Adds the tokens that complete a grammar in the room that is left."""
+        pieces: list[Piece] = []
+        for place, token in enumerate(ending, 1):
+            self._steering.advance(token)
+            pieces.append(self._add(token, 0.0, closes=place == len(ending)))
+            if pieces[-1].finish_reason is not None:
+                return pieces
+        return pieces + (self._force() if self.constraint is not None else [])
+
+    def _add(self, token: int, kl: float, *, closes: bool = False) -> Piece:
         self.drawn.append(token)
         self.next.append(token)
         ended = token in self._ends
-        text = "" if ended else self._text.push(token)
+        raw = "" if ended else self._text.push(token)
+        if not ended:
+            self._reasoning_tokens += self._steering.in_reasoning
+            self._steering.see(token, raw)
+        piece = self._piece(raw, (token,), kl)
         finish: FinishReason | None = None
-        if ended or self._text.stopped or (self.constraint and self.constraint.finished):
+        if ended or self._stops.stopped or self._steering.finished:
             finish = "stop"
         elif len(self.drawn) == self._most:
-            finish = "length"
+            finish = "stop" if closes else "length"
         if finish is None:
-            return Piece(text, (token,), None, None, kl)
-        text += self._text.finish()
-        finish = "stop" if self._text.stopped else finish
+            return piece
+        rest = self._piece(self._text.finish(), (), 0.0, last=True)
         lengths = [len(ids) for ids in self.plan.token_ids]
-        usage = Usage(lengths[0], len(self.drawn), sum(lengths), self.reused)
-        return Piece(text, (token,), finish, usage, kl)
+        usage = Usage(
+            lengths[0], len(self.drawn), sum(lengths), self.reused, self._reasoning_tokens
+        )
+        return Piece(
+            piece.text + rest.text,
+            piece.token_ids,
+            "stop" if self._stops.stopped else finish,
+            usage,
+            kl,
+            piece.reasoning + rest.reasoning,
+            piece.tool_calls + rest.tool_calls,
+            piece.invalid_tool_calls + rest.invalid_tool_calls,
+        )
+
+    def _piece(self, raw: str, tokens: tuple[int, ...], kl: float, *, last: bool = False) -> Piece:
+        if self._reader is None:
+            return Piece(self._stops.push(raw, last=last), tokens, None, None, kl)
+        readings = [self._reader.push(raw), *([self._reader.finish()] if last else ())]
+        text = self._stops.push("".join(one.text for one in readings), last=last)
+        calls = tuple(delta for one in readings for delta in one.tool_calls)
+        invalid = tuple(one for reading in readings for one in reading.invalid_tool_calls)
+        thought = "".join(one.reasoning for one in readings)
+        return Piece(text, tokens, None, None, kl, thought, calls, invalid)
 
 
 def _nobody(item: Piece | BaseException) -> None:

@@ -186,7 +186,7 @@ def _aligned(
     return align(
         logits[first],
         logits[first + plain],
-        ratio=_numbers(logits, [one.ratio for one in wanted]),
+        ratio=_numbers(logits, [request.ratio for request in requests]),
         kl_budget=_numbers(
             logits, [torch.inf if one.kl_budget is None else one.kl_budget for one in wanted]
         ),

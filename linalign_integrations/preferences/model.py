@@ -96,6 +96,13 @@ class Preferences(BaseModel):
         default="system",
         description="Principles in the system message, or at the end of the last user turn.",
     )
+    align_tool_calls: bool = Field(
+        default=False,
+        description="Whether calls to tools and answers forced into a JSON schema are aligned.",
+    )
+    align_reasoning: bool = Field(
+        default=True, description="Whether hidden reasoning is aligned as well as the answer."
+    )
 
     def __init__(self, **fields: Any) -> None:
         _build(super().__init__, **fields)

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from linalign_integrations.preferences.profiles import Profiles
 
-STRENGTH = ("ratio", "kl_budget", "plausibility", "placement")
+STRENGTH = (
+    "ratio",
+    "kl_budget",
+    "plausibility",
+    "placement",
+    "align_tool_calls",
+    "align_reasoning",
+)
 """The fields of Preferences beside the principles."""
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from linalign_integrations.errors import InvalidMessages
+from linalign_integrations.prompts.formats import AnswerFormat, find_format, spelt_out
 from linalign_integrations.prompts.messages import Message, add_to
+from linalign_integrations.prompts.tools import instructions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
+    from linalign_integrations.prompts.tools import Tools
+
 # What templates raise when a conversation is not to their liking.
-_REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
+_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 _PROBE = "linalign probe of the system message"
 
 
@@ -46,6 +51,12 @@ class PromptFormat:
             if token.special or (token.content in template and not token.content.isspace())
         }
         self._control_ids = frozenset(self.control_tokens.values())
+        self.special_tokens = {
+            token.content: token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        self._special_ids = frozenset(self.special_tokens.values())
         self._control_starts = frozenset(text[:1] for text in self.control_tokens)
         vocabulary = tokenizer.get_vocab()
         names = (f"<0x{byte:02X}>" for byte in range(256))
@@ -89,18 +100,58 @@ class PromptFormat:
             )
         )
 
+    @cached_property
+    def answers(self) -> AnswerFormat:
+        """How the model writes tool calls and reasoning; found out on first use."""
+        vocabulary = self._tokenizer.added_tokens_encoder
+        template = self._tokenizer.chat_template
+        own = getattr(self._tokenizer, "response_template", None)
+        return find_format(self._try, own, lambda text: text in vocabulary or text in str(template))
+
+    def _try(self, messages: list[Message], tools: list[Any] | None, begin: bool) -> str:
+        if not self.has_template:
+            raise ValueError("there is no chat template")
+        try:
+            with self._lock:
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        messages, tools=tools, tokenize=False, add_generation_prompt=begin
+                    )
+                )
+        except _REFUSALS as error:
+            raise ValueError(str(error)) from error
+
     def with_system(self, messages: list[Message], text: str) -> list[Message]:
         """The messages with ``text`` added to the system message, or to what stands in for it."""
         if messages[0]["role"] == "system":
             return [add_to(messages[0], text), *messages[1:]]
         return [add_to({"role": "system", "content": self.default_system}, text), *messages]
 
-    def encode(self, messages: list[Message]) -> list[int]:
+    def encode(
+        self,
+        messages: list[Message],
+        tools: Tools | None = None,
+        answers: AnswerFormat | None = None,
+    ) -> list[int]:
         """Token ids of the conversation and of the start of the model's turn.
+
+        Args:
+            messages: a normalised conversation.
+            tools: what the model may call; told in the system message where the template has no
+                place for them.
+            answers: how calls are to be written, if not as usual.
 
         Raises:
             InvalidMessages: the model's template refuses the conversation; its reason is given.
         """
+        offered: Any = None
+        if tools is not None or any(_uses_tools(message) for message in messages):
+            answers = answers or self.answers
+            if tools is not None and answers.native:
+                offered = list(tools.definitions)
+            elif tools is not None:
+                messages = self.with_system(messages, instructions(tools))
+            messages = spelt_out(messages, answers)
         if not self.has_template:
             ids: Any = self.tokenize(_as_plain_text(messages))
         else:
@@ -110,6 +161,7 @@ class PromptFormat:
                 with self._lock:
                     ids = self._tokenizer.apply_chat_template(
                         messages,
+                        tools=offered,
                         add_generation_prompt=True,
                         return_dict=False,
                         sanitize_control_tokens=True,
@@ -144,8 +196,28 @@ class PromptFormat:
                 self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             )
 
-    def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of the tokens, without special tokens unless asked for."""
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text in which control tokens count as such."""
+        with self._lock:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(
+        self,
+        token_ids: Sequence[int],
+        *,
+        special: bool = False,
+        shown: frozenset[int] = frozenset(),
+    ) -> str:
+        """Text of the tokens, without special tokens unless asked for.
+
+        Args:
+            token_ids: the tokens.
+            special: whether to show all special tokens.
+            shown: special tokens to show anyway.
+        """
+        if shown and not special:
+            hidden = self._special_ids - shown
+            token_ids, special = [one for one in token_ids if one not in hidden], True
         with self._lock:
             return str(
                 self._tokenizer.decode(
@@ -154,6 +226,10 @@ class PromptFormat:
                     clean_up_tokenization_spaces=False,
                 )
             )
+
+
+def _uses_tools(message: Message) -> bool:
+    return message["role"] == "tool" or "tool_calls" in message
 
 
 def _fold_system(messages: list[Message]) -> list[Message]:
