@@ -434,16 +434,18 @@ class Engine:
             calls="no" if tools is None else "only" if tools.forced else "maybe",
             as_data=as_data,
             close_reasoning=self._form.tokens_of(form.reasoning[1]) if form.reasoning else (),
+            ends=self._end_tokens,
         )
 
     def _call_grammars(
         self, grammar: Grammar | None, tools: Tools, form: AnswerFormat
     ) -> tuple[Grammar | None, Constraint | None]:
         """What the whole answer must be, and what calls in it must be."""
-        special = self._form.special_tokens
         if tools.forced:
+            special = self._grammars.special_tokens()
             return call_grammar(tools, form, special, after="nothing"), None
         try:
+            special = self._grammars.special_tokens()
             if tools.choice == "none":
                 return grammar or self._started(no_call_grammar(form, special)), None
             if form.syntax is None:

@@ -248,16 +248,29 @@ class GrammarCompiler:
         with self._lock:
             compiled = self._compiled.pop((grammar, within), None)
             if compiled is None:
-                _require_llguidance()
-                if self._vocabulary is None:
-                    self._vocabulary = _read_vocabulary(
-                        self._tokenizer, self._vocab_size, self._end_tokens
-                    )
-                compiled = _compile(self._vocabulary, grammar, within=within)
+                compiled = _compile(self._read(), grammar, within=within)
             self._compiled[grammar, within] = compiled
             if len(self._compiled) > _KEPT:
                 del self._compiled[next(iter(self._compiled))]
             return compiled.copy()
+
+    def special_tokens(self) -> dict[str, int]:
+        """Tokens that a grammar must name by their ids, since no text of it spells them.
+
+        Raises:
+            MissingExtra: llguidance is not installed.
+            UnsupportedModel: llguidance cannot read the tokenizer.
+        """
+        with self._lock:
+            tokens = self._read().tokens
+        added = self._tokenizer.added_tokens_decoder.items()
+        return {token.content: place for place, token in added if tokens.is_special_token(place)}
+
+    def _read(self) -> _Vocabulary:
+        _require_llguidance()
+        if self._vocabulary is None:
+            self._vocabulary = _read_vocabulary(self._tokenizer, self._vocab_size, self._end_tokens)
+        return self._vocabulary
 
 
 def _require_llguidance() -> None:
@@ -362,7 +375,8 @@ def _compile(vocabulary: _Vocabulary, grammar: Grammar, *, within: bool) -> Matc
     if vocabulary.spaced is not None and not within:
         after_space = {"lark_grammar": 'start: " " @text'}
         led = _matcher(vocabulary, grammar, [after_space, *named])
-    made = Matching(vocabulary, own, led)
+    is_data = grammar.kind == "json_schema" or isinstance(grammar, CallGrammar)
+    made = Matching(vocabulary, own, led, is_data=is_data)
     try:
         made.mask()
     except GenerationFailed as error:
@@ -452,9 +466,13 @@ class Matching:
         own: follows the grammar.
         led: follows a space and then the grammar, where decoding drops the first space of a text;
             which of the two an answer is shows with its first token.
+        is_data: whether a text that fits is whole, even where more of it would fit as well.
     """
 
-    def __init__(self, vocabulary: _Vocabulary, own: LLMatcher, led: LLMatcher | None) -> None:
+    def __init__(
+        self, vocabulary: _Vocabulary, own: LLMatcher, led: LLMatcher | None, *, is_data: bool
+    ) -> None:
+        self._is_data = is_data
         self._vocabulary = vocabulary
         self._own = own
         self._led = led
@@ -465,6 +483,11 @@ class Matching:
         self._choices = 0
         # How many tokens the shortest ending from the beginning takes, where one was found.
         self.shortest: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text is one that its reader can use, should it end here."""
+        return self._is_data and (self._complete() or self._own.is_accepting())
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -505,7 +528,7 @@ class Matching:
     def copy(self) -> Matching:
         """Another one at the same place."""
         led = None if self._led is None else self._led.deep_copy()
-        made = Matching(self._vocabulary, self._own.deep_copy(), led)
+        made = Matching(self._vocabulary, self._own.deep_copy(), led, is_data=self._is_data)
         made._ended = self._ended
         made._mask, made._choices = self._mask, self._choices
         made.shortest = self.shortest

@@ -157,7 +157,7 @@ class Request:
         if ended or self._stops.stopped or self._steering.finished:
             finish = "stop"
         elif len(self.drawn) == self._most:
-            finish = "stop" if closes else "length"
+            finish = "stop" if closes or self._steering.whole else "length"
         if finish is None:
             return piece
         rest = self._piece(self._text.finish(), (), 0.0, last=True)

@@ -29,6 +29,7 @@ class Steering:
         calls: whether the answer may hold calls: ``"only"`` where it is nothing else.
         as_data: whether the answer itself is data like the arguments of a call.
         close_reasoning: tokens that end reasoning.
+        ends: tokens that end the answer.
 
     Attributes:
         constraint: what the next token must satisfy; None where it is free.
@@ -47,6 +48,7 @@ class Steering:
         calls: Literal["no", "maybe", "only"] = "no",
         as_data: bool = False,
         close_reasoning: tuple[int, ...] = (),
+        ends: frozenset[int] = frozenset(),
     ) -> None:
         self._form = form
         self._preferences = preferences
@@ -54,6 +56,7 @@ class Steering:
         self._calls = calls
         self._as_data = as_data
         self._close_reasoning = close_reasoning
+        self._ends = ends
         self.shown = shown
         self.in_reasoning = form is not None and form.begins_in_reasoning
         self._later = constraint if self.in_reasoning else None
@@ -77,6 +80,11 @@ class Steering:
     def finished(self) -> bool:
         """Whether nothing but an end may follow."""
         return self.constraint is not None and self.constraint.finished
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer is one that its reader can use, should it end here."""
+        return isinstance(self.constraint, Matching) and self.constraint.whole
 
     def advance(self, token: int) -> None:
         """Takes note of a token before its text is known."""
@@ -176,7 +184,8 @@ class Steering:
         if self._later is not None:
             need = self._later.shortest if isinstance(self._later, Matching) else None
             late = left <= (need or 0) + len(self._close_reasoning) + 1
-            return self._close_reasoning or None if late else None
+            # What is to come after reasoning must not be missed.
+            return (self._close_reasoning or None) if late or token in self._ends else None
         constraint = self.constraint
         if left > self._check_at or not isinstance(constraint, Matching):
             return None

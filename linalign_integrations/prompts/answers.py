@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from linalign_integrations.prompts.tools import Tools
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_LONGEST_MARKER = 200
 _BETWEEN = re.compile(r"[\s\[\],;]*")
-_STRING = r'"(?:[^"\\]|\\.)*"'
+_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
 # The usual way to write a call, whose arguments can be streamed.
 _USUAL = re.compile(
     rf'\{{\s*"name"\s*:\s*({_STRING})\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\S)'
@@ -146,7 +147,7 @@ class AnswerReader:
         self._calls: _Calls | None = None
         self._count = 0
         self._after_part = False
-        self._blank = ""
+        self._blank = self._tail = ""
         self.in_reasoning = False
         self._reading = Reading()
         self._take(self._parser.initial_events)
@@ -155,6 +156,7 @@ class AnswerReader:
     def push(self, text: str) -> Reading:
         """What is certain after this text."""
         self._reading = Reading()
+        self._tail = (self._tail + text)[-_LONGEST_MARKER:]
         self._take(self._parser.feed(text))
         return self._reading
 
@@ -162,7 +164,11 @@ class AnswerReader:
         """What is left when no more text comes; a call that is not complete is invalid."""
         self._reading = Reading()
         if self._calls is not None:
-            self._calls.ended_early = True
+            # A marker at the very end was not taken for one yet.
+            close = self._fields["tool_calls"].close_re
+            self._calls.ended_early = close is None or not any(
+                match.end() == len(self._tail) for match in close.finditer(self._tail)
+            )
         _, events = self._parser.finalize()
         self._take(events)
         return self._reading
@@ -429,7 +435,7 @@ def _end(text: str, start: int) -> int | None:
     """Where the JSON value that begins here ends; None while it is not complete."""
     if start == len(text):
         return None
-    if text[start] not in '{"':
+    if text[start] not in '{["':
         # A number or a word; it ends where the next sign stands.
         found = re.compile(r"[,}\]\s]").search(text, start)
         return None if found is None else found.start()

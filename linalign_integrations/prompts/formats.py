@@ -232,7 +232,11 @@ def _write_calls(
             # Earlier answers are written without the reasoning that a new one begins with.
             asked = asked[: asked.rindex(reasoning[0])]
         whole = render([_QUESTION, {"role": "assistant", **message}], tools, False)
-        same = (place for place, pair in enumerate(zip(asked, whole)) if pair[0] != pair[1])
+        same = (
+            place
+            for place, pair in enumerate(zip(asked, whole, strict=False))
+            if pair[0] != pair[1]
+        )
         return whole[next(same, len(asked)) :]
 
     try:
