@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import sys
@@ -23,10 +24,11 @@ from linalign_integrations.errors import (
     InvalidTools,
     MissingExtra,
 )
+from linalign_integrations.pocket import measure
 from linalign_integrations.prompts import PromptFormat, Tools, read_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from linalign_integrations.engine import Result
     from linalign_integrations.prompts import AnswerFormat
@@ -113,7 +115,7 @@ def read(
 
 def cut(text: str, places: Sequence[int]) -> list[str]:
     marks = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(marks)]
 
 
 PLACES = st.lists(st.integers(0, 10_000), max_size=12)
@@ -463,7 +465,6 @@ def test_what_cannot_be_closed_in_time_ends_by_length() -> None:
     assert got.finish_reason == "length"
     cut_off = ask("hermes", tool_choice="book_table", most=12)
     assert (cut_off.finish_reason, cut_off.tool_calls) == ("length", ())
-    assert "ended before the call" in cut_off.invalid_tool_calls[0].reason
 
 
 @pytest.fixture
@@ -542,6 +543,8 @@ def test_stop_texts_are_looked_for_in_what_is_visible(monkeypatch: pytest.Monkey
     assert 0 < got.usage.reasoning_tokens < got.usage.completion_tokens
     with_quote = SamplingParams(stop=['"'], seed=1, max_tokens=120)
     call = made.generate("Hi", tools=[TABLE], tool_choice="book_table", sampling=with_quote)
+    assert all(map(fits, call.tool_calls))
+    assert call.tool_calls
 
 
 @pytest.mark.parametrize("style", ["r1", "qwen3"])
@@ -582,7 +585,7 @@ def test_principles_bend_calls_and_json_only_when_asked_to(options: dict[str, An
     usual = aligned(PIRATE, **options)
     bent = aligned(PIRATE.model_copy(update={"align_tool_calls": True}), **options)
     assert usual.token_ids == unbent.token_ids
-    assert usual.kl == 0
+    assert usual.kl == pytest.approx(0, abs=1e-9)
     assert bent.kl > 0
     assert bent.token_ids != usual.token_ids
 
@@ -602,7 +605,7 @@ def test_text_before_a_call_is_aligned_and_the_call_is_not(
     monkeypatch.setattr(scheduler, "choose", choose)
     pieces = list(
         made.stream(
-            "What is the weather in Rome?",
+            "What should I cook for dinner tonight?",
             tools=[CITY],
             preferences=Preferences(principles=["Answer like a pirate."], ratio=3.0),
             sampling=SamplingParams(seed=3, max_tokens=60),
@@ -613,7 +616,7 @@ def test_text_before_a_call_is_aligned_and_the_call_is_not(
     assert [call.name for call in got.tool_calls] == ["get_weather"]
     spent = [piece.kl for piece in pieces]
     assert sum(spent[:5]) > 0
-    assert sum(spent[6:]) == 0
+    assert sum(spent[6:]) == pytest.approx(0, abs=1e-9)
 
 
 def test_reasoning_is_aligned_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -768,30 +771,46 @@ def test_tools_are_the_same_in_every_branch(style: str) -> None:
     wanted = Preferences(principles=["Be brief."])
     prompted, plain = engine("llama", style).branches("Hi", preferences=wanted, tools=TOOLS)
     assert prompted.text.count("get_weather") == plain.text.count("get_weather") > 0
-    assert re.sub(r"Be brief\.\s*", "", prompted.text).split() == [
-        word for word in plain.text.split()
-    ] or len(prompted.text) > len(plain.text)
+    told = [re.search("get_weather.*ping", one.text, re.DOTALL) for one in (prompted, plain)]
+    assert all(told)
+    assert told[0][0] == told[1][0]
+    assert "Be brief." in prompted.text
+    assert "Be brief." not in plain.text
 
 
 # The embedded model.
 
 
-def test_the_embedded_model_calls_and_answers_from_the_result() -> None:
+def test_the_embedded_model_calls_tools_it_never_saw() -> None:
     made = Engine.load("pocket", dtype="float32")
-    sampling = SamplingParams(seed=1, max_tokens=80)
-    question = {"role": "user", "content": "What is the weather in Rome?"}
-    call = made.generate([question], tools=[CITY], sampling=sampling)
-    assert [(one.name, one.arguments) for one in call.tool_calls] == [
-        ("get_weather", {"city": "Rome"})
-    ]
-    assert call.finish_reason == "stop"
-    (one,) = call.tool_calls
-    function = {"name": one.name, "arguments": one.arguments}
-    said = {"role": "assistant", "tool_calls": [{"id": one.id, "function": function}]}
-    conversation = [question, said, result("sunny", tool_call_id=one.id)]
-    answer = made.generate(conversation, tools=[CITY], sampling=sampling)
-    assert "sunny" in answer.text
-    assert answer.tool_calls == ()
+    (calls,) = [one for one in measure.SETS if one.name == "tool calls"]
+    right = 0
+    for seed, scene in enumerate(measure.held_out(calls, 12, seed=1)):
+        got = made.generate(
+            scene.messages(told=False, answered=False),
+            preferences=Preferences(principles=scene.principles),
+            tools=scene.tools,
+            sampling=SamplingParams(seed=seed, max_tokens=160),
+        )
+        assert got.invalid_tool_calls == ()
+        right += scene.calls == [{"name": c.name, "arguments": c.arguments} for c in got.tool_calls]
+    assert right >= 6
+
+
+def test_the_embedded_model_answers_from_what_a_tool_returned() -> None:
+    made = Engine.load("pocket", dtype="float32")
+    (results,) = [one for one in measure.SETS if one.name == "tool results"]
+    accepted = 0
+    for seed, scene in enumerate(measure.held_out(results, 12, seed=1)):
+        got = made.generate(
+            scene.messages(told=False, answered=False),
+            preferences=Preferences(principles=scene.principles),
+            tools=scene.tools,
+            sampling=SamplingParams(seed=seed, max_tokens=160),
+        )
+        verdict = measure.verdict(scene, list(got.token_ids), made.tokenizer)
+        accepted += bool(verdict.accepted)
+    assert accepted >= 9
 
 
 def test_at_any_heat_the_embedded_model_s_calls_stay_well_formed() -> None:

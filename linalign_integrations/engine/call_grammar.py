@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from linalign_integrations.engine.grammar import CallGrammar, Grammar, check_schema
-from linalign_integrations.errors import InvalidGrammar
 from linalign_integrations.prompts.formats import ID
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def call_grammar(
         answer: what the answer may be instead of calls.
 
     Raises:
-        InvalidGrammar: a schema cannot be enforced, which names the tool.
+        InvalidGrammar: a schema cannot be enforced.
     """
     syntax = form.syntax
     assert syntax is not None  # noqa: S101 - formats without one are not asked for
@@ -55,7 +54,7 @@ def call_grammar(
     names = tools.callable_names
     lines.append("call: " + " | ".join(f"call{place}" for place in range(len(names))))
     for place, name in enumerate(names):
-        schema = _arguments(name, tools.schemas[name])
+        schema = _arguments(tools.schemas[name])
         head = write.text(json.dumps(name)[1:-1] + syntax.between)
         lines.append(f"call{place}: {head} %json {json.dumps(schema, ensure_ascii=False)}")
     return CallGrammar("lark", "\n".join(lines), answer)
@@ -121,13 +120,10 @@ class _Writer:
         return json.dumps(piece, ensure_ascii=False)
 
 
-def _arguments(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a tool's arguments; those it does not name are none."""
     closed: dict[str, Any] = dict(schema)
     if "properties" in schema and not _OPEN & schema.keys():
         closed["additionalProperties"] = False
-    try:
-        check_schema(closed)
-    except InvalidGrammar as error:
-        raise InvalidGrammar(f"tool {name!r}: {error}") from error
+    check_schema(closed)
     return {"x-guidance": _ONE_LINE, **closed}

@@ -424,7 +424,11 @@ class Engine:
                 raise InvalidArgument("grammar= beside tools= takes a Grammar, not a Constraint")
             whole, in_call = self._call_grammars(grammar, tools, form)
         if isinstance(whole, Grammar):
-            whole = self._grammars.start(whole, within=form.begins_in_reasoning)
+            try:
+                whole = self._grammars.start(whole, within=form.begins_in_reasoning)
+            except InvalidGrammar:
+                self._blame(tools)
+                raise
         return Steering(
             form,
             preferences,
@@ -457,12 +461,22 @@ class Engine:
             return None, self._grammars.start(made, within=True)
         except (MissingExtra, UnsupportedModel):
             return grammar, None
-        except InvalidGrammar as error:
-            if grammar is not None:
-                # Whether the answer's own grammar is the reason is for it to say.
-                self._grammars.start(grammar)
-            warnings.warn(f"calls are read but their arguments not enforced: {error}", stacklevel=5)
+        except InvalidGrammar:
+            try:
+                self._blame(tools)
+            except InvalidGrammar as error:
+                warnings.warn(
+                    f"calls are read, but their arguments are not enforced: {error}", stacklevel=5
+                )
             return grammar, None
+
+    def _blame(self, tools: Tools | None) -> None:
+        """Raises ``InvalidGrammar`` for the first tool whose schema cannot be enforced."""
+        for name, schema in tools.schemas.items() if tools else ():
+            try:
+                self._grammars.start(Grammar.json_schema(schema))
+            except InvalidGrammar as error:
+                raise InvalidGrammar(f"tool {name!r}: {error}") from error
 
     def _started(self, grammar: Grammar) -> Grammar:
         """The grammar, known to be one that can be enforced."""

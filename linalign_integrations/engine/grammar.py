@@ -58,8 +58,9 @@ _AFTER_BREAK = {"lark_grammar": "start: BREAK? @text\nBREAK: /\\n{1,2}/"}
 _LONGEST_ENDING = 512
 # What brings JSON to its end soonest, the most wanted first: as much as can be closed at once, then
 # the shortest values. Anything else is tried after these.
-_CLOSERS = ('"}]', '"}}', '"]}', "}]", "]}", "}}", "]]", '"}', '"]', "}", "]", '"', "[]", "{}")
-_VALUES = ("null", "0", "1", "true", "false", '""', "[", "{", ",", ":")
+_IN_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"', "0", "1", "a")
+_OUTSIDE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "0", "1", "true", "false", '""')
+_OPENERS = ('"', "[", "{", ",", ":")
 _UNFORCED = '\n%llguidance {"no_forcing": true}'
 
 
@@ -293,7 +294,9 @@ class _Vocabulary:
         ends: the end-of-sequence tokens within that width.
         special: those of them that a grammar can name.
         textless: tokens that llguidance's masks may hold but that are never part of a text.
-        closers: tokens to try, in turn, where an ending is looked for.
+        brackets: tokens that are allowed together inside of strings only.
+        in_string: tokens to try, in turn, where an ending is looked for inside of a string.
+        outside: the same elsewhere.
         spaced: ``[size]`` tokens that begin with a space, for a tokenizer whose decoding drops the
             first space of a text. None for others.
     """
@@ -303,7 +306,9 @@ class _Vocabulary:
     ends: frozenset[int]
     special: frozenset[int]
     textless: frozenset[int]
-    closers: NDArray[np.int64]
+    brackets: NDArray[np.int64]
+    in_string: NDArray[np.int64]
+    outside: NDArray[np.int64]
     spaced: NDArray[np.bool_] | None = None
 
     def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
@@ -349,7 +354,9 @@ def _read_vocabulary(
         ends=ends,
         special=frozenset(end for end in ends & known if tokens.is_special_token(end)),
         textless=frozenset(token for token in {*tokens.eos_tokens, *ends} if token < size),
-        closers=_closers(tokens, size),
+        brackets=_single(tokens, size, "}", "]"),
+        in_string=_single(tokens, size, *_IN_STRING),
+        outside=_single(tokens, size, *_OUTSIDE, *_OPENERS),
     )
     begun = tokens.greedy_tokenize(" a")
     decoded = str(tokenizer.decode(begun, clean_up_tokenization_spaces=False))
@@ -359,10 +366,10 @@ def _read_vocabulary(
     return replace(vocabulary, spaced=vocabulary.allowed(beginning))
 
 
-def _closers(tokens: LLTokenizer, size: int) -> NDArray[np.int64]:
-    whole = (tokens.tokenize_str(text) for text in (*_CLOSERS, *_VALUES))
-    single = [ids[0] for ids in whole if len(ids) == 1 and ids[0] < size]
-    return np.array(list(dict.fromkeys(single)), np.int64)
+def _single(tokens: LLTokenizer, size: int, *texts: str) -> NDArray[np.int64]:
+    """The tokens of these texts, of those that are one token."""
+    each = (tokens.tokenize_str(text) for text in texts)
+    return np.array([ids[0] for ids in each if len(ids) == 1 and ids[0] < size], np.int64)
 
 
 def _compile(vocabulary: _Vocabulary, grammar: Grammar, *, within: bool) -> Matching:
@@ -519,7 +526,8 @@ class Matching:
     def _towards_end(self) -> int:
         """The token that most likely leads to an end."""
         allowed = self.mask().numpy()
-        closers = self._vocabulary.closers
+        in_string = bool(allowed[self._vocabulary.brackets].all())
+        closers = self._vocabulary.in_string if in_string else self._vocabulary.outside
         hits = closers[allowed[closers]]
         if len(hits):
             return int(hits[0])
@@ -637,6 +645,10 @@ def _failed(matcher: LLMatcher) -> GenerationFailed:
 def _invalid(grammar: Grammar, error: str) -> InvalidGrammar:
     """A grammar that llguidance refuses, in one line."""
     reason, place = _reason(error)
+    if isinstance(grammar, CallGrammar):
+        return InvalidGrammar(
+            f"the tools' JSON schemas cannot be enforced: {reason}; {_ADVICE['json_schema']}"
+        )
     where = f"{place}: " if place and grammar.kind == "lark" else ""
     return InvalidGrammar(
         f"the {_NAMES[grammar.kind]} cannot be enforced: {where}{reason}; {_ADVICE[grammar.kind]}"
