@@ -267,7 +267,8 @@ class Engine:
             tool_choice: ``"auto"`` (by default), ``"none"``, ``"required"``, or the name of the
                 tool to call. Unless there is no extra ``grammar``, calls are well-formed and their
                 arguments valid; calls end the answer.
-            parallel_tool_calls: whether there may be several calls in one answer.
+            parallel_tool_calls: whether there may be several calls in one answer; a tool that is
+                chosen by its name is called once.
             user: who asks. Users take turns when requests have to wait, and are told of reuse of
                 what they sent themselves only. Requests that name none count as one user.
             timeout: most seconds from the start to the end of the answer.
@@ -385,79 +386,89 @@ class Engine:
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         preferences, sampling = _values(preferences, sampling)
-        form = self._form.answers
-        if tools is not None and tools.forced and form.syntax is None and form.fallback:
+        answers = self._form.answers
+        if tools is not None and tools.forced and answers.syntax is None and answers.fallback:
             # Calls that are not written as JSON can be read, but not forced.
-            form = form.fallback
-        plan = plan_branches(normalise_messages(messages), preferences, self._form, tools, form)
+            answers = answers.fallback
+        plan = plan_branches(normalise_messages(messages), preferences, self._form, tools, answers)
         self._require_room(plan)
-        request_id = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        prompt = plan.token_ids[0]
+        if tools is None and grammar is not None and not answers.begins_in_reasoning:
+            # The grammar says what the answer is from its first character on.
+            steering, reader = self._plain_steering(preferences, grammar), None
+        elif tools is None and answers.reasoning is None:
+            steering, reader = self._plain_steering(preferences, grammar), None
+        else:
+            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            call_id = partial(short_id, seed, plan.token_ids[0])
+            steering = self._steering(preferences, grammar, tools, answers)
+            reader = answers.reader(tools, call_id)
         return Request(
             plan,
             preferences,
             sampling,
-            steering=self._steering(preferences, grammar, tools, form),
-            reader=form.reader(tools, lambda index: short_id(request_id, prompt, index)),
+            steering=steering,
+            reader=reader,
             user=user,
             form=self._form,
             ends=self._end_tokens,
             context_length=self.context_length,
         )
 
+    def _plain_steering(
+        self, preferences: Preferences, grammar: Grammar | Constraint | None
+    ) -> Steering:
+        """For an answer that is nothing but an answer."""
+        constraint = self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar
+        return Steering(None, preferences, constraint=constraint, as_data=_is_data(grammar))
+
     def _steering(
         self,
         preferences: Preferences,
         grammar: Grammar | Constraint | None,
         tools: Tools | None,
-        form: AnswerFormat,
+        answers: AnswerFormat,
     ) -> Steering:
-        reasons = form.reasoning is not None
-        as_data = isinstance(grammar, Grammar) and grammar.kind == "json_schema"
-        if tools is None and not reasons:
-            constraint = self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar
-            return Steering(None, preferences, constraint=constraint, as_data=as_data)
-        whole = grammar
-        in_call = None
+        whole, in_call = grammar, None
         if tools is not None:
             if grammar is not None and not isinstance(grammar, Grammar):
                 raise InvalidArgument("grammar= beside tools= takes a Grammar, not a Constraint")
-            whole, in_call = self._call_grammars(grammar, tools, form)
+            whole, in_call = self._call_grammars(grammar, tools, answers)
         if isinstance(whole, Grammar):
             try:
-                whole = self._grammars.start(whole, within=form.begins_in_reasoning)
+                whole = self._grammars.start(whole, within=answers.begins_in_reasoning)
             except InvalidGrammar:
                 self._blame(tools)
                 raise
+        closing = answers.reasoning[1] if answers.reasoning else ""
         return Steering(
-            form,
+            answers,
             preferences,
-            shown=form.shown(self._form.special_tokens),
+            shown=answers.shown(self._form.special_tokens),
             constraint=whole,
             in_call=in_call,
             calls="no" if tools is None else "only" if tools.forced else "maybe",
-            as_data=as_data,
-            close_reasoning=self._form.tokens_of(form.reasoning[1]) if form.reasoning else (),
+            as_data=_is_data(grammar),
+            close_reasoning=self._form.tokens_of(closing),
             ends=self._end_tokens,
         )
 
     def _call_grammars(
-        self, grammar: Grammar | None, tools: Tools, form: AnswerFormat
+        self, grammar: Grammar | None, tools: Tools, answers: AnswerFormat
     ) -> tuple[Grammar | None, Constraint | None]:
         """What the whole answer must be, and what calls in it must be."""
         if tools.forced:
             special = self._grammars.special_tokens()
-            return call_grammar(tools, form, special, after="nothing"), None
+            return call_grammar(tools, answers, special, after="nothing"), None
         try:
             special = self._grammars.special_tokens()
             if tools.choice == "none":
-                return grammar or self._started(no_call_grammar(form, special)), None
-            if form.syntax is None:
+                return grammar or self._started(no_call_grammar(answers, special)), None
+            if answers.syntax is None:
                 return grammar, None
             if grammar is not None:
-                made = call_grammar(tools, form, special, after="nothing", answer=grammar)
+                made = call_grammar(tools, answers, special, after="nothing", answer=grammar)
                 return self._started(made), None
-            made = call_grammar(tools, form, special, after="text")
+            made = call_grammar(tools, answers, special, after="text")
             return None, self._grammars.start(made, within=True)
         except (MissingExtra, UnsupportedModel):
             return grammar, None
@@ -472,9 +483,11 @@ class Engine:
 
     def _blame(self, tools: Tools | None) -> None:
         """Raises ``InvalidGrammar`` for the first tool whose schema cannot be enforced."""
-        for name, schema in tools.schemas.items() if tools else ():
+        if tools is None:
+            return
+        for name in tools.callable_names:
             try:
-                self._grammars.start(Grammar.json_schema(schema))
+                self._grammars.start(Grammar.json_schema(tools.schemas[name]))
             except InvalidGrammar as error:
                 raise InvalidGrammar(f"tool {name!r}: {error}") from error
 
@@ -502,6 +515,10 @@ class Engine:
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         return self._model
+
+
+def _is_data(grammar: object) -> bool:
+    return isinstance(grammar, Grammar) and grammar.kind == "json_schema"
 
 
 def _values(preferences: object, sampling: object) -> tuple[Preferences, SamplingParams]:

@@ -22,11 +22,11 @@ _BETWEEN = re.compile(r"[\s\[\],;]*")
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
 # The usual way to write a call, whose arguments can be streamed.
 _USUAL = re.compile(
-    rf'\{{\s*"name"\s*:\s*({_STRING})\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\S)'
+    rf'\{{\s*"name"\s*:\s*({_STRING})\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{{)'
 )
 _REST = re.compile(rf"\s*(?:,\s*{_STRING}\s*:\s*{_STRING}\s*)*\}}")
 # Mistral's newer way: name[ARGS]{...}, some with an id between.
-_NAMED = re.compile(r"([\w./:-]+)\s*(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\]\s*|(?=\{))")
+_NAMED = re.compile(r"([\w./:-]+)\s*(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,13 +432,7 @@ def _is_usual(field: Any) -> bool:
 
 
 def _end(text: str, start: int) -> int | None:
-    """Where the JSON value that begins here ends; None while it is not complete."""
-    if start == len(text):
-        return None
-    if text[start] not in '{["':
-        # A number or a word; it ends where the next sign stands.
-        found = re.compile(r"[,}\]\s]").search(text, start)
-        return None if found is None else found.start()
+    """Where the JSON object that begins here ends; None while it is not complete."""
     try:
         return json.JSONDecoder().raw_decode(text, start)[1]
     except (ValueError, RecursionError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from linalign_integrations.prompts.tools import Tools
 
 # What templates raise when a conversation is not to their liking.
-_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+_REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 _PROBE = "linalign probe of the system message"
 
 
@@ -118,7 +118,7 @@ class PromptFormat:
                         messages, tools=tools, tokenize=False, add_generation_prompt=begin
                     )
                 )
-        except _REFUSALS as error:
+        except Exception as error:
             raise ValueError(str(error)) from error
 
     def with_system(self, messages: list[Message], text: str) -> list[Message]:

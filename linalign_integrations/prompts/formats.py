@@ -100,6 +100,7 @@ class AnswerFormat:
     def shown(self, special: Mapping[str, int]) -> frozenset[int]:
         """Special tokens that part calls and reasoning from text."""
         texts = [*(self.reasoning or ()), self.marker, self.end_marker, *_MARKS]
+        texts += [text.replace("\\", "") for text in _strings(self.template["fields"])]
         if self.syntax is not None:
             texts += filter(None, (self.syntax.opening, self.syntax.link, self.syntax.closing))
             texts.append(self.syntax.between)
@@ -114,6 +115,15 @@ class AnswerFormat:
         return AnswerReader(self.template, prefix=self.prefix, tools=tools, call_id=call_id)
 
 
+def _strings(value: Any) -> list[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for one in value for text in _strings(one)] if isinstance(value, list) else []
+
+
 def find_format(
     render: Render, own: Mapping[str, Any] | None, known: Callable[[str], bool]
 ) -> AnswerFormat:
@@ -125,6 +135,8 @@ def find_format(
         own: the tokenizer's response template.
         known: whether the chat template or the vocabulary holds a text.
     """
+    if not (isinstance(own, dict) and isinstance(own.get("fields"), dict)):
+        own = None
     begun = _prefix(render)
     reasoning = _reasoning(own, known)
     opened = ""
@@ -181,7 +193,11 @@ def _reasoning(
 def _template(calls: Mapping[str, str], reasoning: tuple[str, str] | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"content": {"content": "text"}, "tool_calls": dict(calls)}
     if reasoning:
-        fields["reasoning_content"] = {"open": reasoning[0], "close": reasoning[1]}
+        # Only an answer's beginning is reasoning; further on it may be about such marks.
+        fields["reasoning_content"] = {
+            "open_pattern": rf"\A\s*{re.escape(reasoning[0])}",
+            "close": reasoning[1],
+        }
     # The prefix is the generation prompt and nothing else: there is nothing to cut away.
     return {"fields": fields, "start_anchor_pattern": r"\A"}
 
@@ -296,7 +312,8 @@ def _reads_back(made: AnswerFormat, written: _Written) -> bool:
         return right(calls(written.one), 1) and (
             written.two is None or right(calls(written.two), 2)
         )
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # A tokenizer's own template may be anything.
         return False
 
 

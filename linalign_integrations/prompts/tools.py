@@ -70,7 +70,8 @@ def read_tools(
         tools: function schemas: ``{"type": "function", "function": {"name": ..., "description":
             ..., "parameters": <JSON schema of an object>}}``.
         choice: ``"auto"``, ``"none"``, ``"required"`` or a tool's name; None means ``"auto"``.
-        parallel: whether there may be several calls in one answer.
+        parallel: whether there may be several calls in one answer; a tool that is chosen by its
+            name is called once.
 
     Raises:
         InvalidTools: a schema is malformed, two have the same name, or ``choice`` names none.
@@ -93,7 +94,7 @@ def read_tools(
         if choice == "required":
             raise InvalidTools('tool_choice="required" needs tools=: there is nothing to call')
         return None
-    return Tools(definitions, choice, parallel)
+    return Tools(definitions, choice, parallel and choice in MODES)
 
 
 def _definition(tool: object, place: int) -> dict[str, Any]:
