@@ -148,7 +148,6 @@ class AnswerReader:
         self._count = 0
         self._after_part = False
         self._blank = self._tail = ""
-        self.in_reasoning = False
         self._reading = Reading()
         self._take(self._parser.initial_events)
         self._reading = Reading()
@@ -180,7 +179,6 @@ class AnswerReader:
                 if kind == "region_chunk":
                     self._add_text(event["text"])
             elif name in REASONING_FIELDS:
-                self.in_reasoning = kind != "region_close"
                 self._add_reasoning(event)
             elif name == "tool_calls":
                 self._add_call(event)
@@ -310,7 +308,9 @@ class _Calls:
 
     def _stream(self) -> bool:
         """Gives on what there is of the arguments."""
-        end = _end(self._body, self._begun)
+        # To look at all of it again is of use only where something may have been closed.
+        closed = "}" in self._body[self._given :]
+        end = _end(self._body, self._begun) if closed else None
         until = len(self._body) if end is None else end
         if until > self._given:
             fresh, self._given = self._body[self._given : until], until

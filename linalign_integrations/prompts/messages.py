@@ -116,23 +116,24 @@ def _match_results(messages: list[Message]) -> None:
     Raises:
         InvalidMessages: it answers none.
     """
-    open_calls: dict[str, str] = {}
+    open_calls: list[tuple[str, str]] = []
     for place, message in enumerate(messages):
         if message["role"] != "tool":
             calls = message.get("tool_calls", ())
-            open_calls = {call["id"]: call["function"]["name"] for call in calls}
+            open_calls = [(call["id"], call["function"]["name"]) for call in calls]
             continue
         told = message.get("tool_call_id")
         # Without an id, results come in the order of the calls.
-        answered = next(iter(open_calls), None) if told is None else _short(told)
-        if answered not in open_calls:
+        wanted = None if told is None else _short(told)
+        answered = [one for one in open_calls if wanted in (None, one[0])]
+        if not answered:
             raise InvalidMessages(
                 f"message {place} is the result of a call that was not made"
                 + ("" if told is None else f" (tool_call_id {told!r})")
                 + ": put the assistant message with its tool_calls right before the results"
             )
-        name = open_calls.pop(answered)
-        message["tool_call_id"] = answered
+        open_calls.remove(answered[0])
+        message["tool_call_id"], name = answered[0]
         message.setdefault("name", name)
 
 

@@ -114,7 +114,11 @@ def _definition(tool: object, place: int) -> dict[str, Any]:
         raise InvalidTools(f"tool {name!r}: parameters is not the JSON schema of an object")
     if not isinstance(function.get("description") or "", str):
         raise InvalidTools(f"tool {name!r}: description is not text")
-    whole = {**function, "parameters": {**parameters, "type": "object"}}
+    whole = {
+        "name": name,
+        "description": function.get("description") or "",
+        "parameters": {**parameters, "type": "object"},
+    }
     try:
         # A copy that nobody changes while the request runs, and that templates can write.
         copied = json.loads(json.dumps(whole, allow_nan=False))
