@@ -409,7 +409,7 @@ def test_tool_choice_none_keeps_the_marker_out() -> None:
 
 
 def _arguments(made: Engine, choice: str) -> tuple[Any, ...]:
-    return ("Hi", None, None, None, offered(choice), None)
+    return ("Hi", None, None, None, None, offered(choice))
 
 
 # Grammars beside tools, budgets, and what is enforced without llguidance.

@@ -348,7 +348,7 @@ class Engine:
         read; ``close`` (or forgetting the iterator) ends it.
         """
         called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
-        request = self._request(messages, preferences, sampling, grammar, called, user)
+        request = self._request(messages, preferences, sampling, grammar, user, called)
         return Generation(self._scheduler, request, timeout)
 
     def astream(
@@ -369,7 +369,7 @@ class Engine:
         A task that is cancelled ends the answer at its next token.
         """
         called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
-        request = self._request(messages, preferences, sampling, grammar, called, user)
+        request = self._request(messages, preferences, sampling, grammar, user, called)
         return AsyncGeneration(self._scheduler, request, timeout)
 
     def _request(
@@ -378,8 +378,8 @@ class Engine:
         preferences: Preferences | None,
         sampling: SamplingParams | None,
         grammar: Grammar | Constraint | None,
-        tools: Tools | None,
         user: str | None,
+        tools: Tools | None = None,
     ) -> Request:
         if self._model is None:
             raise EngineClosed(
