@@ -441,6 +441,14 @@ DEEP = {
 }
 
 
+NODE = {
+    "type": "object",
+    "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    "required": ["next"],
+    "additionalProperties": False,
+}
+
+
 @pytest.mark.parametrize("most", [60, 90, 130])
 def test_json_closes_before_the_tokens_run_out(most: int) -> None:
     grammar = Grammar.json_schema(DEEP)
@@ -450,6 +458,29 @@ def test_json_closes_before_the_tokens_run_out(most: int) -> None:
         assert set(json.loads(got.text)) == {"name", "items", "size"}
         assert got.finish_reason == "stop"
         assert got.usage.completion_tokens <= most
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
+        {"type": "string", "pattern": '^[^}"]+x$'},
+        {"type": "string", "format": "date-time"},
+        {"type": "string", "format": "email"},
+        {"type": "string", "format": "uri"},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        {"type": "integer", "multipleOf": 7, "minimum": 3},
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 3},
+        {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
+    ],
+    ids=str,
+)
+def test_values_of_every_kind_close_in_time(schema: dict[str, Any]) -> None:
+    for seed in range(3):
+        sampling = SamplingParams(seed=seed, temperature=2.0, max_tokens=60)
+        got = engine().generate("Hi", grammar=Grammar.json_schema(schema), sampling=sampling)
+        assert got.finish_reason == "stop"
+        json.loads(got.text)
 
 
 def test_calls_close_before_the_tokens_run_out() -> None:

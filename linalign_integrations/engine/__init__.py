@@ -4,5 +4,17 @@ from linalign_integrations.engine.answer import Piece, Result, Usage
 from linalign_integrations.engine.engine import Engine
 from linalign_integrations.engine.grammar import Constraint, Grammar
 from linalign_integrations.engine.sampling import SamplingParams
+from linalign_integrations.prompts import InvalidToolCall, ToolCall, ToolCallDelta
 
-__all__ = ["Constraint", "Engine", "Grammar", "Piece", "Result", "SamplingParams", "Usage"]
+__all__ = [
+    "Constraint",
+    "Engine",
+    "Grammar",
+    "InvalidToolCall",
+    "Piece",
+    "Result",
+    "SamplingParams",
+    "ToolCall",
+    "ToolCallDelta",
+    "Usage",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -55,12 +56,13 @@ _IMPASSE = "no token of this model can continue the text as its grammar wants"
 # What may stand between reasoning and what follows it.
 _AFTER_BREAK = {"lark_grammar": "start: BREAK? @text\nBREAK: /\\n{1,2}/"}
 # Endings that take more tokens than this are not looked for.
-_LONGEST_ENDING = 512
+_LONGEST_ENDING = 256
 # What brings JSON to its end soonest, the most wanted first: as much as can be closed at once, then
-# the shortest values. Anything else is tried after these.
-_IN_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"', "0", "1", "a")
-_OUTSIDE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "0", "1", "true", "false", '""')
-_OPENERS = ('"', "[", "{", ",", ":")
+# the shortest values, then what fills numbers and strings that cannot end yet, then openings.
+_CLOSE_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"')
+_CLOSE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "true", "false", '""')
+_FILL = tuple("01a@.:/-x23456789bc")
+_OPEN = tuple('"ntf[{,')
 _UNFORCED = '\n%llguidance {"no_forcing": true}'
 
 
@@ -294,9 +296,11 @@ class _Vocabulary:
         ends: the end-of-sequence tokens within that width.
         special: those of them that a grammar can name.
         textless: tokens that llguidance's masks may hold but that are never part of a text.
-        brackets: tokens that are allowed together inside of strings only.
-        in_string: tokens to try, in turn, where an ending is looked for inside of a string.
-        outside: the same elsewhere.
+        of_strings: tokens that only the strings of JSON hold.
+        close_string: tokens to try, in turn, where an ending is looked for inside of a string.
+        close: the same elsewhere.
+        fill: what to try next, the one that was tried least first.
+        open: what to try last.
         spaced: ``[size]`` tokens that begin with a space, for a tokenizer whose decoding drops the
             first space of a text. None for others.
     """
@@ -306,9 +310,11 @@ class _Vocabulary:
     ends: frozenset[int]
     special: frozenset[int]
     textless: frozenset[int]
-    brackets: NDArray[np.int64]
-    in_string: NDArray[np.int64]
-    outside: NDArray[np.int64]
+    of_strings: NDArray[np.int64]
+    close_string: NDArray[np.int64]
+    close: NDArray[np.int64]
+    fill: NDArray[np.int64]
+    open: NDArray[np.int64]
     spaced: NDArray[np.bool_] | None = None
 
     def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
@@ -354,9 +360,11 @@ def _read_vocabulary(
         ends=ends,
         special=frozenset(end for end in ends & known if tokens.is_special_token(end)),
         textless=frozenset(token for token in {*tokens.eos_tokens, *ends} if token < size),
-        brackets=_single(tokens, size, "}", "]"),
-        in_string=_single(tokens, size, *_IN_STRING),
-        outside=_single(tokens, size, *_OUTSIDE, *_OPENERS),
+        of_strings=_single(tokens, size, *"@(xQ"),
+        close_string=_single(tokens, size, *_CLOSE_STRING),
+        close=_single(tokens, size, *_CLOSE),
+        fill=_single(tokens, size, *_FILL),
+        open=_single(tokens, size, *_OPEN),
     )
     begun = tokens.greedy_tokenize(" a")
     decoded = str(tokenizer.decode(begun, clean_up_tokenization_spaces=False))
@@ -511,9 +519,11 @@ class Matching:
             return ()
         walk = self.copy()
         found: list[int] = []
+        uses: Counter[int] = Counter()
         try:
             while not (walk._complete() or walk._own.is_accepting()):
-                step = walk.forced() or (walk._towards_end(),)
+                step = walk.forced() or (walk._towards_end(uses),)
+                uses.update(step)
                 found += step
                 if len(found) > most:
                     return None
@@ -523,14 +533,22 @@ class Matching:
             return None
         return tuple(found)
 
-    def _towards_end(self) -> int:
-        """The token that most likely leads to an end."""
+    def _towards_end(self, uses: Counter[int]) -> int:
+        """The token that most likely leads to an end.
+
+        Args:
+            uses: how often each was taken already; the same one for ever may lead nowhere.
+        """
+        vocabulary = self._vocabulary
         allowed = self.mask().numpy()
-        in_string = bool(allowed[self._vocabulary.brackets].all())
-        closers = self._vocabulary.in_string if in_string else self._vocabulary.outside
-        hits = closers[allowed[closers]]
-        if len(hits):
-            return int(hits[0])
+        in_string = bool(allowed[vocabulary.of_strings].any())
+        close = vocabulary.close_string if in_string else vocabulary.close
+        for wanted in (close, vocabulary.fill, vocabulary.open):
+            hits = wanted[allowed[wanted]].tolist()
+            if hits:
+                return int(
+                    min(hits, key=uses.__getitem__) if wanted is vocabulary.fill else hits[0]
+                )
         return int(allowed.argmax())
 
     def copy(self) -> Matching:

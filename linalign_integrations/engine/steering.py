@@ -196,7 +196,7 @@ class Steering:
             spare = left - 1 - len(ending)
             self._check_at = left - 1 - (spare // 4 if spare > _NARROW else 0)
             return None
-        # Either there is a last chance, or it cannot be met.
-        self._check_at = 0
+        # Either this is the last chance, or there may be one later on.
+        self._check_at = left * 3 // 4 - 1
         ending = constraint.shortest_ending(left)
         return (*ending, *constraint.ends[: not ending]) or None if ending is not None else None
