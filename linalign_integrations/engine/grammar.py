@@ -500,9 +500,14 @@ class Matching:
         self.shortest: int | None = None
 
     @property
+    def may_end(self) -> bool:
+        """Whether the text may end here."""
+        return self._complete() or self._own.is_accepting()
+
+    @property
     def whole(self) -> bool:
         """Whether the text is one that its reader can use, should it end here."""
-        return self._is_data and (self._complete() or self._own.is_accepting())
+        return self._is_data and self.may_end
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -521,7 +526,7 @@ class Matching:
         found: list[int] = []
         uses: Counter[int] = Counter()
         try:
-            while not (walk._complete() or walk._own.is_accepting()):
+            while not walk.may_end:
                 step = walk.forced() or (walk._towards_end(uses),)
                 uses.update(step)
                 found += step

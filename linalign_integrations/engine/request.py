@@ -154,10 +154,15 @@ class Request:
             self._steering.see(token, raw)
         piece = self._piece(raw, (token,), kl)
         finish: FinishReason | None = None
-        if ended or self._stops.stopped or self._steering.finished:
+        if (
+            ended
+            or self._stops.stopped
+            or self._steering.finished
+            or (closes and self._steering.may_end)
+        ):
             finish = "stop"
         elif len(self.drawn) == self._most:
-            finish = "stop" if closes or self._steering.whole else "length"
+            finish = "stop" if self._steering.whole else "length"
         if finish is None:
             return piece
         rest = self._piece(self._text.finish(), (), 0.0, last=True)

@@ -82,6 +82,11 @@ class Steering:
         return self.constraint is not None and self.constraint.finished
 
     @property
+    def may_end(self) -> bool:
+        """Whether a grammar lets the answer end here."""
+        return isinstance(self.constraint, Matching) and self.constraint.may_end
+
+    @property
     def whole(self) -> bool:
         """Whether the answer is one that its reader can use, should it end here."""
         return isinstance(self.constraint, Matching) and self.constraint.whole
