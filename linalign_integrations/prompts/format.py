@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from linalign_integrations.errors import InvalidMessages
+from linalign_integrations.errors import InvalidMessages, InvalidTools
 from linalign_integrations.prompts.formats import AnswerFormat, find_format, spelt_out
 from linalign_integrations.prompts.messages import Message, add_to
 from linalign_integrations.prompts.tools import instructions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -142,11 +142,14 @@ class PromptFormat:
             answers: how calls are to be written, if not as usual.
 
         Raises:
-            InvalidMessages: the model's template refuses the conversation; its reason is given.
+            InvalidMessages: the model's template refuses the conversation; its reason is given. Or
+                arguments of a call in it spell control tokens in their names.
+            InvalidTools: a tool's parameters do.
         """
         offered: Any = None
         if tools is not None or any(_uses_tools(message) for message in messages):
             answers = answers or self.answers
+            self._require_plain_keys(messages, tools)
             if tools is not None and answers.native:
                 offered = list(tools.definitions)
             elif tools is not None:
@@ -174,6 +177,16 @@ class PromptFormat:
         if not prompt:
             raise InvalidMessages("the prompt is empty: say something in the messages")
         return prompt
+
+    def _require_plain_keys(self, messages: list[Message], tools: Tools | None) -> None:
+        """Refuses keys that spell control tokens: templates write keys as they are."""
+        calls = [call for message in messages for call in message.get("tool_calls", ())]
+        for where, error, value in (
+            ("the arguments of a call", InvalidMessages, [one["function"] for one in calls]),
+            ("a tool's parameters", InvalidTools, list(tools.definitions) if tools else []),
+        ):
+            if any(mark in key for key in _keys(value) for mark in self.control_tokens):
+                raise error(f"a name in {where} spells a control token of the model: rename it")
 
     def may_forge(self, text: str) -> bool:
         """Whether a text could possibly spell a control token; plain words never do."""
@@ -226,6 +239,15 @@ class PromptFormat:
                     clean_up_tokenization_spaces=False,
                 )
             )
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """All keys of a JSON value."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        yield from _keys(one)
 
 
 def _uses_tools(message: Message) -> bool:
