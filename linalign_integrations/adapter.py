@@ -78,6 +78,13 @@ class Adapter(BaseModel):
         default=None, description="Mass of the plausible set; 0.8 unless said."
     )
     placement: Placement | None = Field(default=None, description='"system" unless said.')
+    align_tool_calls: bool | None = Field(
+        default=None,
+        description="Whether tool calls and JSON schemas are aligned; not unless said.",
+    )
+    align_reasoning: bool | None = Field(
+        default=None, description="Whether hidden reasoning is aligned; it is unless said."
+    )
     profiles: Any = Field(
         default=None,
         exclude=True,  # a URL may hold a password

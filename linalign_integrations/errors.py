@@ -32,6 +32,10 @@ class InvalidMessages(LinAlignError, ValueError):
     """A conversation is empty, malformed, or cannot be rendered by the model's chat template."""
 
 
+class InvalidTools(LinAlignError, ValueError):
+    """Tools are malformed or bear the same name, or the tool to be called is none of them."""
+
+
 class PromptTooLong(LinAlignError, ValueError):
     """A prompt leaves no room for an answer in the model's context.
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -54,14 +54,124 @@ GEMMA = (
     "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
+# The essential parts of the families' templates that know tools.
+_SYSTEM = (
+    "{% if tools or messages[0].role == 'system' %}<|im_start|>system\n"
+    "{{ messages[0].content if messages[0].role == 'system' }}"
+    "{% for t in tools or [] %}\n{{ t | tojson }}{% endfor %}<|im_end|>\n{% endif %}"
+)
+HERMES = _SYSTEM + (
+    "{% for m in messages if m.role != 'system' %}{% if m.role == 'tool' %}<|im_start|>user\n"
+    "<tool_response>\n{{ m.content }}\n</tool_response>{% else %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ '\n' if m.content or not loop.first }}"
+    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
+    "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+QWEN3 = HERMES.replace(
+    "{{ m.content }}{% for c",
+    "{% if m.role == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n"
+    "{% endif %}{{ m.content }}{% for c",
+)
+R1 = HERMES.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}{# </think> #}")
+XML = HERMES.replace(
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n',
+    "<function={{ c.function.name }}>{% for k, v in c.function.arguments | items %}\n"
+    "<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n</parameter>{% endfor %}\n"
+    "</function>\n",
+)
+XML_RESPONSE = {
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "content": {"content": "text"},
+        "tool_calls": {
+            "open_pattern": r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>",
+            "close_pattern": r"</function>\s*</tool_call>",
+            "repeats": True,
+            "content": "xml-inline",
+            "content_args": {
+                "tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\n(?P<value>.*?)\n</parameter>"
+            },
+            "transform": {"function": {"name": "{name}", "arguments": "{content}"}},
+        },
+    },
+}
+LLAMA_TOOLS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}<|start_header_id|>ipython"
+    "<|end_header_id|>\n\n{{ m.content | tojson }}<|eot_id|>{% elif m.tool_calls %}"
+    "{% if m.tool_calls | length > 1 %}{{ raise_exception('One call at once!') }}{% endif %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    '{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
+    "{{ m.tool_calls[0].function.arguments | tojson }}}<|eot_id|>{% else %}"
+    "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{% if tools and loop.first %}"
+    "{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}{{ m.content }}<|eot_id|>"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+_MISTRAL = (
+    "{{ bos_token }}{% set last = messages | selectattr('role', 'equalto', 'user') | list | last %}"
+    "{% for m in messages %}{% if m.role in ['user', 'system'] %}{% if m == last and tools %}"
+    "[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}[INST]{{ m.content }}[/INST]"
+    "{% elif m.role == 'tool' %}{% if m.tool_call_id | length != 9 %}"
+    "{{ raise_exception('ids have nine letters') }}{% endif %}"
+    '[TOOL_RESULTS]{"content": {{ m.content | tojson }}, "call_id": "{{ m.tool_call_id }}"}'
+    "[/TOOL_RESULTS]{% else %}{{ m.content }}{% if m.tool_calls %}CALLS{% endif %}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+MISTRAL = _MISTRAL.replace(
+    "CALLS",
+    "[TOOL_CALLS] [{% for c in m.tool_calls %}{{ ', ' if not loop.first }}"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}, '
+    '"id": "{{ c.id }}"}{% endfor %}]',
+)
+MISTRAL_NEW = _MISTRAL.replace(
+    "CALLS",
+    "{% for c in m.tool_calls %}[TOOL_CALLS]{{ c.function.name }}[ARGS]"
+    "{{ c.function.arguments | tojson }}{% endfor %}",
+)
+_CHATML_TOKENS = ["<|im_start|>", "<|im_end|>"]
+_MISTRAL_TOKENS = ["<s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "</s>"]
 SPECIAL = {
+    "hermes": _CHATML_TOKENS,
+    "qwen3": _CHATML_TOKENS,
+    "r1": _CHATML_TOKENS,
+    "xml": _CHATML_TOKENS,
+    "llama3.1": [
+        "<|begin_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|python_tag|>",
+        "<|eot_id|>",
+    ],
+    "mistral": _MISTRAL_TOKENS,
+    "mistral-new": [*_MISTRAL_TOKENS[:-1], "[ARGS]", "</s>"],
     "chatml": ["<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     "gemma": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
     "none": ["<|endoftext|>"],
 }
-TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "gemma": GEMMA, "none": None}
-BOS = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}
+TEMPLATES = {
+    "chatml": CHATML,
+    "llama3": LLAMA3,
+    "gemma": GEMMA,
+    "none": None,
+    "hermes": HERMES,
+    "qwen3": QWEN3,
+    "r1": R1,
+    "xml": XML,
+    "llama3.1": LLAMA_TOOLS,
+    "mistral": MISTRAL,
+    "mistral-new": MISTRAL_NEW,
+}
+BOS = {
+    "llama3": "<|begin_of_text|>",
+    "llama3.1": "<|begin_of_text|>",
+    "gemma": "<bos>",
+    "mistral": "<s>",
+    "mistral-new": "<s>",
+}
+# Added tokens that are not special: Qwen's way.
+ADDED = {"qwen3": ["<tool_call>", "</tool_call>", "<think>", "</think>"]}
 VOCAB = 300
 
 
@@ -82,7 +192,10 @@ def tokenizer(style: str = "chatml") -> PreTrainedTokenizerFast:
         additional_special_tokens=special,
         clean_up_tokenization_spaces=False,
     )
+    made.add_tokens([AddedToken(text, special=False) for text in ADDED.get(style, ())])
     made.chat_template = TEMPLATES[style]
+    if style == "xml":
+        made.response_template = XML_RESPONSE
     return made
 
 

@@ -10,6 +10,7 @@ from linalign_integrations.engine.record import (
     TokenRecord,
 )
 from linalign_integrations.engine.sampling import SamplingParams
+from linalign_integrations.prompts import InvalidToolCall, ToolCall, ToolCallDelta
 
 __all__ = [
     "AlignmentRecord",
@@ -17,10 +18,13 @@ __all__ = [
     "Constraint",
     "Engine",
     "Grammar",
+    "InvalidToolCall",
     "Piece",
     "Result",
     "SamplingParams",
     "Strength",
     "TokenRecord",
+    "ToolCall",
+    "ToolCallDelta",
     "Usage",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from linalign_integrations.engine.answer import Result, gather
+from linalign_integrations.engine.call_grammar import call_grammar, no_call_grammar
 from linalign_integrations.engine.generation import AsyncGeneration, Generation
 from linalign_integrations.engine.grammar import Constraint, Grammar, GrammarCompiler
 from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
@@ -23,11 +25,14 @@ from linalign_integrations.engine.rows import Rows, check_supported
 from linalign_integrations.engine.sampling import SamplingParams
 from linalign_integrations.engine.scheduler import Scheduler
 from linalign_integrations.engine.solo_rows import SoloRows
+from linalign_integrations.engine.steering import Steering
 from linalign_integrations.errors import (
     EngineClosed,
     InvalidArgument,
+    InvalidGrammar,
     InvalidPreferences,
     InvalidSampling,
+    MissingExtra,
     PromptTooLong,
     UnsupportedModel,
 )
@@ -36,15 +41,20 @@ from linalign_integrations.prompts import (
     Branch,
     BranchPlan,
     PromptFormat,
+    Tools,
     normalise_messages,
     plan_branches,
+    read_tools,
 )
+from linalign_integrations.prompts.messages import short_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from linalign_integrations.prompts import AnswerFormat
 
     RowStore = Rows | SoloRows
 
@@ -62,6 +72,7 @@ class Limits(TypedDict, total=False):
 
 
 Messages = str | Iterable[Mapping[str, Any]]
+ToolSchemas = Iterable[Mapping[str, Any]]
 
 
 class Engine:
@@ -215,15 +226,21 @@ class Engine:
         return self._form.tokenize(text)
 
     def branches(
-        self, messages: Messages, *, preferences: Preferences | None = None
+        self,
+        messages: Messages,
+        *,
+        preferences: Preferences | None = None,
+        tools: ToolSchemas | None = None,
     ) -> list[Branch]:
         """The prompts that the model will see for a request, the prompted one first.
 
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
+            InvalidTools: tools are malformed.
         """
         preferences, _ = _values(preferences, None)
-        plan = plan_branches(normalise_messages(messages), preferences, self._form)
+        called = read_tools(tools)
+        plan = plan_branches(normalise_messages(messages), preferences, self._form, called)
         return plan.branches(self._form)
 
     def generate(
@@ -233,6 +250,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
         explain: bool | int = False,
@@ -244,6 +264,13 @@ class Engine:
             preferences: what the user wants; by default nothing beyond the messages.
             sampling: how to draw; by default ``SamplingParams()``.
             grammar: what the answer must be: a ``Grammar``, or a fresh ``Constraint`` of your own.
+                Beside tools it holds for an answer that calls none.
+            tools: what the model may call: function schemas in the OpenAI style.
+            tool_choice: ``"auto"`` (by default), ``"none"``, ``"required"``, or the name of the
+                tool to call. Unless there is no extra ``grammar``, calls are well-formed and their
+                arguments valid; calls end the answer.
+            parallel_tool_calls: whether there may be several calls in one answer; a tool that is
+                chosen by its name is called once.
             user: who asks. Users take turns when requests have to wait, and are told of reuse of
                 what they sent themselves only. Requests that name none count as one user.
             timeout: most seconds from the start to the end of the answer.
@@ -254,8 +281,11 @@ class Engine:
         Raises:
             InvalidMessages: the conversation is empty, malformed or refused by the template.
             InvalidPreferences: a principle would forge control tokens through the template.
-            InvalidGrammar: the grammar cannot be read or enforced.
+            InvalidGrammar: the grammar, or the schema of a tool that has to be called, cannot be
+                read or enforced.
+            InvalidTools: tools are malformed, or ``tool_choice`` names none of them.
             InvalidArgument: ``timeout`` is not a time, or ``explain`` out of range.
+            MissingExtra: a grammar, or a call that has to be made, needs the extra ``grammar``.
             PromptTooLong: a prompt leaves no room for an answer.
             RequestTooLarge: the engine is too small for the request.
             QueueFull: too many requests wait already.
@@ -269,6 +299,9 @@ class Engine:
                 preferences=preferences,
                 sampling=sampling,
                 grammar=grammar,
+                tools=tools,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
                 user=user,
                 timeout=timeout,
                 explain=explain,
@@ -282,6 +315,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it counts from the start of the work
         explain: bool | int = False,
@@ -292,6 +328,9 @@ class Engine:
             preferences=preferences,
             sampling=sampling,
             grammar=grammar,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
             user=user,
             timeout=timeout,
             explain=explain,
@@ -305,6 +344,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
         explain: bool | int = False,
@@ -314,7 +356,8 @@ class Engine:
         Arguments and errors are those of ``generate``. The answer goes on while its pieces are not
         read; ``close`` (or forgetting the iterator) ends it.
         """
-        request = self._request(messages, preferences, sampling, grammar, user, explain)
+        called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
+        request = self._request(messages, preferences, sampling, grammar, user, explain, called)
         return Generation(self._scheduler, request, timeout)
 
     def astream(
@@ -324,6 +367,9 @@ class Engine:
         preferences: Preferences | None = None,
         sampling: SamplingParams | None = None,
         grammar: Grammar | Constraint | None = None,
+        tools: ToolSchemas | None = None,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool = True,
         user: str | None = None,
         timeout: float | None = None,
         explain: bool | int = False,
@@ -332,7 +378,8 @@ class Engine:
 
         A task that is cancelled ends the answer at its next token.
         """
-        request = self._request(messages, preferences, sampling, grammar, user, explain)
+        called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
+        request = self._request(messages, preferences, sampling, grammar, user, explain, called)
         return AsyncGeneration(self._scheduler, request, timeout)
 
     def _request(
@@ -343,6 +390,7 @@ class Engine:
         grammar: Grammar | Constraint | None,
         user: str | None,
         explain: bool | int = False,
+        tools: Tools | None = None,
     ) -> Request:
         if self._model is None:
             raise EngineClosed(
@@ -350,19 +398,116 @@ class Engine:
             )
         preferences, sampling = _values(preferences, sampling)
         alternatives = count_alternatives(explain)
-        plan = plan_branches(normalise_messages(messages), preferences, self._form)
+        answers = self._form.answers
+        if tools is not None and tools.forced and answers.syntax is None and answers.fallback:
+            # Calls that are not written as JSON can be read, but not forced.
+            answers = answers.fallback
+        plan = plan_branches(normalise_messages(messages), preferences, self._form, tools, answers)
         self._require_room(plan)
+        if tools is None and grammar is not None and not answers.begins_in_reasoning:
+            # The grammar says what the answer is from its first character on.
+            steering, reader = self._plain_steering(preferences, grammar), None
+        elif tools is None and answers.reasoning is None:
+            steering, reader = self._plain_steering(preferences, grammar), None
+        else:
+            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            call_id = partial(short_id, seed, plan.token_ids[0])
+            steering = self._steering(preferences, grammar, tools, answers)
+            reader = answers.reader(tools, call_id)
         return Request(
             plan,
             preferences,
             sampling,
-            constraint=self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar,
+            steering=steering,
+            reader=reader,
             user=user,
             form=self._form,
             ends=self._end_tokens,
             context_length=self.context_length,
             explain=alternatives,
         )
+
+    def _plain_steering(
+        self, preferences: Preferences, grammar: Grammar | Constraint | None
+    ) -> Steering:
+        """For an answer that is nothing but an answer."""
+        constraint = self._grammars.start(grammar) if isinstance(grammar, Grammar) else grammar
+        return Steering(None, preferences, constraint=constraint, as_data=_is_data(grammar))
+
+    def _steering(
+        self,
+        preferences: Preferences,
+        grammar: Grammar | Constraint | None,
+        tools: Tools | None,
+        answers: AnswerFormat,
+    ) -> Steering:
+        whole, in_call = grammar, None
+        if tools is not None:
+            if grammar is not None and not isinstance(grammar, Grammar):
+                raise InvalidArgument("grammar= beside tools= takes a Grammar, not a Constraint")
+            whole, in_call = self._call_grammars(grammar, tools, answers)
+        if isinstance(whole, Grammar):
+            try:
+                whole = self._grammars.start(whole, within=answers.begins_in_reasoning)
+            except InvalidGrammar:
+                self._blame(tools)
+                raise
+        closing = answers.reasoning[1] if answers.reasoning else ""
+        return Steering(
+            answers,
+            preferences,
+            shown=answers.shown(self._form.special_tokens),
+            constraint=whole,
+            in_call=in_call,
+            calls="no" if tools is None else "only" if tools.forced else "maybe",
+            as_data=_is_data(grammar),
+            close_reasoning=self._form.tokens_of(closing),
+            ends=self._end_tokens,
+        )
+
+    def _call_grammars(
+        self, grammar: Grammar | None, tools: Tools, answers: AnswerFormat
+    ) -> tuple[Grammar | None, Constraint | None]:
+        """What the whole answer must be, and what calls in it must be."""
+        if tools.forced:
+            special = self._grammars.special_tokens()
+            return call_grammar(tools, answers, special, after="nothing"), None
+        try:
+            special = self._grammars.special_tokens()
+            if tools.choice == "none":
+                return grammar or self._started(no_call_grammar(answers, special)), None
+            if answers.syntax is None:
+                return grammar, None
+            if grammar is not None:
+                made = call_grammar(tools, answers, special, after="nothing", answer=grammar)
+                return self._started(made), None
+            made = call_grammar(tools, answers, special, after="text")
+            return None, self._grammars.start(made, within=True)
+        except (MissingExtra, UnsupportedModel):
+            return grammar, None
+        except InvalidGrammar:
+            try:
+                self._blame(tools)
+            except InvalidGrammar as error:
+                warnings.warn(
+                    f"calls are read, but their arguments are not enforced: {error}", stacklevel=5
+                )
+            return grammar, None
+
+    def _blame(self, tools: Tools | None) -> None:
+        """Raises ``InvalidGrammar`` for the first tool whose schema cannot be enforced."""
+        if tools is None:
+            return
+        for name in tools.callable_names:
+            try:
+                self._grammars.start(Grammar.json_schema(tools.schemas[name]))
+            except InvalidGrammar as error:
+                raise InvalidGrammar(f"tool {name!r}: {error}") from error
+
+    def _started(self, grammar: Grammar) -> Grammar:
+        """The grammar, known to be one that can be enforced."""
+        self._grammars.start(grammar)
+        return grammar
 
     def _require_room(self, plan: BranchPlan) -> None:
         longest = max(map(len, plan.token_ids))
@@ -383,6 +528,10 @@ class Engine:
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
         return self._model
+
+
+def _is_data(grammar: object) -> bool:
+    return isinstance(grammar, Grammar) and grammar.kind == "json_schema"
 
 
 def _values(preferences: object, sampling: object) -> tuple[Preferences, SamplingParams]:

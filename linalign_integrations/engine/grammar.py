@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -52,6 +53,16 @@ _KEPT = 32
 _LONGEST_REASON = 200
 _IMPASSE = "no token of this model can continue the text as its grammar wants"
 # Where a terminal swallows what should follow it, as in / +/ " x", forcing would never end.
+# What may stand between reasoning and what follows it.
+_AFTER_BREAK = {"lark_grammar": "start: BREAK? @text\nBREAK: /\\n{1,2}/"}
+# Endings that take more tokens than this are not looked for.
+_LONGEST_ENDING = 256
+# What brings JSON to its end soonest, the most wanted first: as much as can be closed at once, then
+# the shortest values, then what fills numbers and strings that cannot end yet, then openings.
+_CLOSE_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"')
+_CLOSE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "true", "false", '""')
+_FILL = tuple("01a@.:/-x23456789bc")
+_OPEN = tuple('"ntf[{,')
 _UNFORCED = '\n%llguidance {"no_forcing": true}'
 
 
@@ -166,6 +177,17 @@ class Grammar:
         return cls("lark", grammar)
 
 
+@dataclass(frozen=True, repr=False)
+class CallGrammar(Grammar):
+    """A Lark grammar of this package's own, in which tokens may be forced.
+
+    Attributes:
+        answer: what its rule ``@answer`` stands for.
+    """
+
+    answer: Grammar | None = None
+
+
 def _as_json(schema: object) -> str:
     try:
         if isinstance(schema, type) and issubclass(schema, BaseModel):
@@ -211,10 +233,15 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._vocabulary: _Vocabulary | None = None
         # The least recently used first.
-        self._compiled: dict[Grammar, _Matching] = {}
+        self._compiled: dict[tuple[Grammar, bool], Matching] = {}
 
-    def start(self, grammar: Grammar) -> Constraint:
+    def start(self, grammar: Grammar, *, within: bool = False) -> Matching:
         """A constraint for one answer, which is at its beginning.
+
+        Args:
+            grammar: what to follow.
+            within: whether something comes before it in the same answer, such as reasoning; there
+                may be a line break or two between them.
 
         Raises:
             InvalidGrammar: the grammar cannot be read or enforced, or nothing satisfies it.
@@ -222,18 +249,31 @@ class GrammarCompiler:
             UnsupportedModel: llguidance cannot read the tokenizer.
         """
         with self._lock:
-            compiled = self._compiled.pop(grammar, None)
+            compiled = self._compiled.pop((grammar, within), None)
             if compiled is None:
-                _require_llguidance()
-                if self._vocabulary is None:
-                    self._vocabulary = _read_vocabulary(
-                        self._tokenizer, self._vocab_size, self._end_tokens
-                    )
-                compiled = _compile(self._vocabulary, grammar)
-            self._compiled[grammar] = compiled
+                compiled = _compile(self._read(), grammar, within=within)
+            self._compiled[grammar, within] = compiled
             if len(self._compiled) > _KEPT:
                 del self._compiled[next(iter(self._compiled))]
             return compiled.copy()
+
+    def special_tokens(self) -> dict[str, int]:
+        """Tokens that a grammar must name by their ids, since no text of it spells them.
+
+        Raises:
+            MissingExtra: llguidance is not installed.
+            UnsupportedModel: llguidance cannot read the tokenizer.
+        """
+        with self._lock:
+            tokens = self._read().tokens
+        added = self._tokenizer.added_tokens_decoder.items()
+        return {token.content: place for place, token in added if tokens.is_special_token(place)}
+
+    def _read(self) -> _Vocabulary:
+        _require_llguidance()
+        if self._vocabulary is None:
+            self._vocabulary = _read_vocabulary(self._tokenizer, self._vocab_size, self._end_tokens)
+        return self._vocabulary
 
 
 def _require_llguidance() -> None:
@@ -256,6 +296,11 @@ class _Vocabulary:
         ends: the end-of-sequence tokens within that width.
         special: those of them that a grammar can name.
         textless: tokens that llguidance's masks may hold but that are never part of a text.
+        of_strings: tokens that only the strings of JSON hold.
+        close_string: tokens to try, in turn, where an ending is looked for inside of a string.
+        close: the same elsewhere.
+        fill: what to try next, the one that was tried least first.
+        open: what to try last.
         spaced: ``[size]`` tokens that begin with a space, for a tokenizer whose decoding drops the
             first space of a text. None for others.
     """
@@ -265,6 +310,11 @@ class _Vocabulary:
     ends: frozenset[int]
     special: frozenset[int]
     textless: frozenset[int]
+    of_strings: NDArray[np.int64]
+    close_string: NDArray[np.int64]
+    close: NDArray[np.int64]
+    fill: NDArray[np.int64]
+    open: NDArray[np.int64]
     spaced: NDArray[np.bool_] | None = None
 
     def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
@@ -310,6 +360,11 @@ def _read_vocabulary(
         ends=ends,
         special=frozenset(end for end in ends & known if tokens.is_special_token(end)),
         textless=frozenset(token for token in {*tokens.eos_tokens, *ends} if token < size),
+        of_strings=_single(tokens, size, *"@(xQ"),
+        close_string=_single(tokens, size, *_CLOSE_STRING),
+        close=_single(tokens, size, *_CLOSE),
+        fill=_single(tokens, size, *_FILL),
+        open=_single(tokens, size, *_OPEN),
     )
     begun = tokens.greedy_tokenize(" a")
     decoded = str(tokenizer.decode(begun, clean_up_tokenization_spaces=False))
@@ -319,18 +374,30 @@ def _read_vocabulary(
     return replace(vocabulary, spaced=vocabulary.allowed(beginning))
 
 
-def _compile(vocabulary: _Vocabulary, grammar: Grammar) -> _Matching:
-    source = _source(grammar)
-    own = _matcher(vocabulary, grammar, [source])
+def _single(tokens: LLTokenizer, size: int, *texts: str) -> NDArray[np.int64]:
+    """The tokens of these texts, of those that are one token."""
+    each = (tokens.tokenize_str(text) for text in texts)
+    return np.array([ids[0] for ids in each if len(ids) == 1 and ids[0] < size], np.int64)
+
+
+def _compile(vocabulary: _Vocabulary, grammar: Grammar, *, within: bool) -> Matching:
+    source, more = _source(grammar), []
+    if isinstance(grammar, CallGrammar) and grammar.answer is not None:
+        more = [{**_source(grammar.answer), "name": "answer"}]
+    named = [{**source, "name": "text"}, *more]
+    own = _matcher(vocabulary, grammar, [_AFTER_BREAK, *named] if within else [source, *more])
     led = None
-    if vocabulary.spaced is not None:
+    if vocabulary.spaced is not None and not within:
         after_space = {"lark_grammar": 'start: " " @text'}
-        led = _matcher(vocabulary, grammar, [after_space, {**source, "name": "text"}])
-    made = _Matching(vocabulary, own, led)
+        led = _matcher(vocabulary, grammar, [after_space, *named])
+    is_data = grammar.kind == "json_schema" or isinstance(grammar, CallGrammar)
+    made = Matching(vocabulary, own, led, is_data=is_data)
     try:
         made.mask()
     except GenerationFailed as error:
         raise InvalidGrammar(f"no text can satisfy the {_NAMES[grammar.kind]}: {error}") from error
+    ending = made.shortest_ending(_LONGEST_ENDING)
+    made.shortest = None if ending is None else len(ending)
     return made
 
 
@@ -338,6 +405,8 @@ def _source(grammar: Grammar) -> dict[str, Any]:
     """The grammar as one of the grammars that llguidance's JSON is made of."""
     from llguidance import LLMatcher
 
+    if isinstance(grammar, CallGrammar):
+        return {"lark_grammar": grammar.text}
     if grammar.kind == "lark":
         return {"lark_grammar": grammar.text + _UNFORCED}
     try:
@@ -345,7 +414,7 @@ def _source(grammar: Grammar) -> dict[str, Any]:
             made = LLMatcher.grammar_from_regex(grammar.text)
         else:
             schema = json.loads(grammar.text)
-            _check_schema(schema)
+            check_schema(schema)
             made = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
         source: dict[str, Any] = json.loads(made)["grammars"][0]
     except InvalidGrammar:
@@ -355,7 +424,7 @@ def _source(grammar: Grammar) -> dict[str, Any]:
     return source
 
 
-def _check_schema(schema: object) -> None:
+def check_schema(schema: object) -> None:
     """Refuses what llguidance would take but not enforce as JSON Schema means it.
 
     Raises:
@@ -404,7 +473,7 @@ def _matcher(vocabulary: _Vocabulary, grammar: Grammar, sources: list[dict[str, 
     return matcher
 
 
-class _Matching:
+class Matching:
     """A constraint as llguidance's matchers see it.
 
     Args:
@@ -412,9 +481,13 @@ class _Matching:
         own: follows the grammar.
         led: follows a space and then the grammar, where decoding drops the first space of a text;
             which of the two an answer is shows with its first token.
+        is_data: whether a text that fits is whole, even where more of it would fit as well.
     """
 
-    def __init__(self, vocabulary: _Vocabulary, own: LLMatcher, led: LLMatcher | None) -> None:
+    def __init__(
+        self, vocabulary: _Vocabulary, own: LLMatcher, led: LLMatcher | None, *, is_data: bool
+    ) -> None:
+        self._is_data = is_data
         self._vocabulary = vocabulary
         self._own = own
         self._led = led
@@ -423,13 +496,73 @@ class _Matching:
         # tokens apart.
         self._mask: Tensor | None = None
         self._choices = 0
+        # How many tokens the shortest ending from the beginning takes, where one was found.
+        self.shortest: int | None = None
 
-    def copy(self) -> _Matching:
+    @property
+    def may_end(self) -> bool:
+        """Whether the text may end here."""
+        return self._complete() or self._own.is_accepting()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text is one that its reader can use, should it end here."""
+        return self._is_data and self.may_end
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return tuple(sorted(self._vocabulary.ends))
+
+    def shortest_ending(self, most: int) -> tuple[int, ...] | None:
+        """Tokens that bring the text to an end soon; None where none are found within ``most``.
+
+        The way is looked for step by step, without going back: what is found ends the text, but
+        there may be a shorter ending, or one where none is found.
+        """
+        if self._complete():
+            return ()
+        walk = self.copy()
+        found: list[int] = []
+        uses: Counter[int] = Counter()
+        try:
+            while not walk.may_end:
+                step = walk.forced() or (walk._towards_end(uses),)
+                uses.update(step)
+                found += step
+                if len(found) > most:
+                    return None
+                for token in step:
+                    walk.advance(token)
+        except GenerationFailed:
+            return None
+        return tuple(found)
+
+    def _towards_end(self, uses: Counter[int]) -> int:
+        """The token that most likely leads to an end.
+
+        Args:
+            uses: how often each was taken already; the same one for ever may lead nowhere.
+        """
+        vocabulary = self._vocabulary
+        allowed = self.mask().numpy()
+        in_string = bool(allowed[vocabulary.of_strings].any())
+        close = vocabulary.close_string if in_string else vocabulary.close
+        for wanted in (close, vocabulary.fill, vocabulary.open):
+            hits = wanted[allowed[wanted]].tolist()
+            if hits:
+                return int(
+                    min(hits, key=uses.__getitem__) if wanted is vocabulary.fill else hits[0]
+                )
+        return int(allowed.argmax())
+
+    def copy(self) -> Matching:
         """Another one at the same place."""
         led = None if self._led is None else self._led.deep_copy()
-        made = _Matching(self._vocabulary, self._own.deep_copy(), led)
+        made = Matching(self._vocabulary, self._own.deep_copy(), led, is_data=self._is_data)
         made._ended = self._ended
         made._mask, made._choices = self._mask, self._choices
+        made.shortest = self.shortest
         return made
 
     @property
@@ -535,6 +668,10 @@ def _failed(matcher: LLMatcher) -> GenerationFailed:
 def _invalid(grammar: Grammar, error: str) -> InvalidGrammar:
     """A grammar that llguidance refuses, in one line."""
     reason, place = _reason(error)
+    if isinstance(grammar, CallGrammar):
+        return InvalidGrammar(
+            f"the tools' JSON schemas cannot be enforced: {reason}; {_ADVICE['json_schema']}"
+        )
     where = f"{place}: " if place and grammar.kind == "lark" else ""
     return InvalidGrammar(
         f"the {_NAMES[grammar.kind]} cannot be enforced: {where}{reason}; {_ADVICE[grammar.kind]}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from linalign_integrations.engine.answer import FinishReason, Piece, Usage
 from linalign_integrations.engine.record import Recorder, Strength
-from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.engine.text import Stops, TextAssembler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from linalign_integrations.engine.grammar import Constraint
     from linalign_integrations.engine.record import Seen
     from linalign_integrations.engine.sampling import SamplingParams
+    from linalign_integrations.engine.steering import Steering
     from linalign_integrations.preferences.model import Preferences
-    from linalign_integrations.prompts import BranchPlan, PromptFormat
+    from linalign_integrations.prompts import AnswerReader, BranchPlan, PromptFormat
 
     Delivery = Callable[[Piece | BaseException], None]
 
@@ -28,7 +30,8 @@ class Request:
         plan: its branches.
         preferences: its numbers.
         sampling: how to draw.
-        constraint: what the answer must be, or None.
+        steering: what the answer must be, part by part.
+        reader: splits its text; None where it is nothing but visible text.
         user: whose turn in the queue it takes; None is one user more.
         form: turns tokens into text.
         ends: tokens that end the answer.
@@ -50,7 +53,8 @@ class Request:
         preferences: Preferences,
         sampling: SamplingParams,
         *,
-        constraint: Constraint | None,
+        steering: Steering,
+        reader: AnswerReader | None,
         user: str | None,
         form: PromptFormat,
         ends: frozenset[int],
@@ -60,7 +64,8 @@ class Request:
         self.plan = plan
         self.preferences = preferences
         self.sampling = sampling
-        self.constraint = constraint
+        self._steering = steering
+        self._reader = reader
         self.user = user
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.first = 0
@@ -74,7 +79,10 @@ class Request:
         # A control token is never part of the text, so as a stop it must be told by its id.
         named = form.control_tokens
         self._ends = ends | {named[text] for text in sampling.stop if text in named}
-        self._text = TextAssembler(form, sampling.stop)
+        # Stop texts are looked for in what is visible.
+        self._stops = Stops(sampling.stop)
+        self._text = TextAssembler(form, (), steering.shown)
+        self._reasoning_tokens = 0
         self._draws = 0
         self._kl = self._ratios = 0.0
         self._recorder = Recorder(form, explain) if explain else None
@@ -94,8 +102,19 @@ class Request:
         """How many alternatives of the next token to record; 0 where nothing is recorded."""
         return 0 if self._recorder is None else self._recorder.alternatives
 
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the next token must satisfy; None where it is free."""
+        return self._steering.constraint
+
+    @property
+    def ratio(self) -> float:
+        """The largest step along the direction that the next token may take."""
+        return self.preferences.ratio if self._steering.aligned else 0.0
+
     def open(self) -> list[Piece]:
         """What a grammar forces the answer to begin with; none where it may begin freely."""
+        self._steering.begin(self._most)
         return self._force() if self.constraint is not None else []
 
     def accept(
@@ -112,9 +131,11 @@ class Request:
         Returns:
             A piece for each token; the last one says whether the answer ends with it.
         """
-        if self.constraint is not None:
-            self.constraint.advance(token)
         self.next = []
+        ending = self._steering.ending(token, self._most - len(self.drawn))
+        if ending is not None:
+            return self._close(ending)
+        self._steering.advance(token)
         self._draws += 1
         self._kl += kl
         self._ratios += ratio
@@ -127,36 +148,91 @@ class Request:
         assert self.constraint is not None  # noqa: S101 - its callers have looked
         pieces: list[Piece] = []
         for token in self.constraint.forced():
-            self.constraint.advance(token)
+            self._steering.advance(token)
             pieces.append(self._add(token, 0.0))
             if pieces[-1].finish_reason is not None:
                 break
         return pieces
 
-    def _add(self, token: int, kl: float, ratio: float = 0.0, seen: Seen | None = None) -> Piece:
+    def _close(self, ending: tuple[int, ...]) -> list[Piece]:
+        """Adds the tokens that complete a grammar in the room that is left."""
+        pieces: list[Piece] = []
+        for place, token in enumerate(ending, 1):
+            self._steering.advance(token)
+            pieces.append(self._add(token, 0.0, closes=place == len(ending)))
+            if pieces[-1].finish_reason is not None:
+                return pieces
+        return pieces + (self._force() if self.constraint is not None else [])
+
+    def _add(
+        self,
+        token: int,
+        kl: float,
+        ratio: float = 0.0,
+        seen: Seen | None = None,
+        *,
+        closes: bool = False,
+    ) -> Piece:
         self.drawn.append(token)
         self.next.append(token)
         ended = token in self._ends
-        text = "" if ended else self._text.push(token)
+        raw = "" if ended else self._text.push(token)
+        if not ended:
+            self._reasoning_tokens += self._steering.in_reasoning
+            self._steering.see(token, raw)
+        piece = self._piece(raw, (token,), kl)
         finish: FinishReason | None = None
-        if ended or self._text.stopped or (self.constraint and self.constraint.finished):
+        if (
+            ended
+            or self._stops.stopped
+            or self._steering.finished
+            or (closes and self._steering.may_end)
+        ):
             finish = "stop"
         elif len(self.drawn) == self._most:
-            finish = "length"
+            finish = "stop" if self._steering.whole else "length"
+        rest = ""
         if finish is not None:
-            text += self._text.finish()
+            rest = self._text.finish()
+            piece = self._whole(piece, self._piece(rest, (), 0.0, last=True))
         if self._recorder is not None:
+            text = piece.text if self._reader is None else raw + rest
             self._recorder.add(token, ratio, kl, seen, text, self._text.written)
         if finish is None:
-            return Piece(text, (token,), None, None, kl)
-        finish = "stop" if self._text.stopped else finish
+            return piece
         lengths = [len(ids) for ids in self.plan.token_ids]
-        usage = Usage(lengths[0], len(self.drawn), sum(lengths), self.reused)
         draws = max(1, self._draws)
         strength = Strength(self._kl / draws, self._ratios / draws)
         recorder = self._recorder
-        record = None if recorder is None else recorder.finish(strength, ended=ended)
-        return Piece(text, (token,), finish, usage, kl, strength=strength, alignment=record)
+        return replace(
+            piece,
+            finish_reason="stop" if self._stops.stopped else finish,
+            usage=Usage(
+                lengths[0], len(self.drawn), sum(lengths), self.reused, self._reasoning_tokens
+            ),
+            strength=strength,
+            alignment=None if recorder is None else recorder.finish(strength, ended=ended),
+        )
+
+    @staticmethod
+    def _whole(piece: Piece, rest: Piece) -> Piece:
+        return replace(
+            piece,
+            text=piece.text + rest.text,
+            reasoning=piece.reasoning + rest.reasoning,
+            tool_calls=piece.tool_calls + rest.tool_calls,
+            invalid_tool_calls=piece.invalid_tool_calls + rest.invalid_tool_calls,
+        )
+
+    def _piece(self, raw: str, tokens: tuple[int, ...], kl: float, *, last: bool = False) -> Piece:
+        if self._reader is None:
+            return Piece(self._stops.push(raw, last=last), tokens, None, None, kl)
+        readings = [self._reader.push(raw), *([self._reader.finish()] if last else ())]
+        text = self._stops.push("".join(one.text for one in readings), last=last)
+        calls = tuple(delta for one in readings for delta in one.tool_calls)
+        invalid = tuple(one for reading in readings for one in reading.invalid_tool_calls)
+        thought = "".join(one.reasoning for one in readings)
+        return Piece(text, tokens, None, None, kl, thought, calls, invalid)
 
 
 def _nobody(item: Piece | BaseException) -> None:

@@ -260,7 +260,7 @@ def _aligned(
         logits[first],
         logits[first + plain],
         # Where nothing pulls, nothing is stepped along.
-        ratio=_numbers(logits, [one.ratio if terms[0] else 0.0 for one in wanted]),
+        ratio=_numbers(logits, [one.ratio if terms[0] else 0.0 for one in requests]),
         kl_budget=_numbers(
             logits, [torch.inf if one.kl_budget is None else one.kl_budget for one in wanted]
         ),

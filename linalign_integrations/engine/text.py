@@ -19,21 +19,27 @@ class TextAssembler:
     Args:
         form: decodes tokens.
         stop: texts that end the answer; the earliest one cuts it, and is not part of it.
+        shown: special tokens that are to stand in the text.
 
     Attributes:
-        stopped: whether a stop text was found.
         written: characters that the tokens have written, those held back or cut off included.
     """
 
-    def __init__(self, form: PromptFormat, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self, form: PromptFormat, stop: tuple[str, ...], shown: frozenset[int] = frozenset()
+    ) -> None:
         self._form = form
-        self._stop = stop
+        self._shown = shown
+        self._stops = Stops(stop)
         self._token_ids: list[int] = []
         self._settled = 0
         self._given = 0
-        self._held = ""
-        self.stopped = False
         self.written = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text came."""
+        return self._stops.stopped
 
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; what may yet change is held back."""
@@ -46,19 +52,44 @@ class TextAssembler:
         # A run of byte tokens is decoded as a whole, so it must not be cut.
         if token_id not in self._form.byte_tokens:
             self._settled, self._given = len(self._token_ids), 0
-        return self._release(fresh, last=False)
+        self.written += len(fresh)
+        return self._stops.push(fresh)
 
     def finish(self) -> str:
         """The rest of the text, when no more tokens come."""
-        return self._release(self._decode_new()[self._given :], last=True)
+        rest = self._decode_new()[self._given :]
+        self.written += len(rest)
+        return self._stops.push(rest, last=True)
 
     def _decode_new(self) -> str:
         start = max(0, self._settled - _CONTEXT)
-        known = self._form.decode(self._token_ids[start : self._settled])
-        return self._form.decode(self._token_ids[start:])[len(known) :]
+        known = self._decode(self._token_ids[start : self._settled])
+        return self._decode(self._token_ids[start:])[len(known) :]
 
-    def _release(self, text: str, *, last: bool) -> str:
-        self.written += len(text)
+    def _decode(self, token_ids: list[int]) -> str:
+        # Most answers show none, and a decoder then has nothing to be told.
+        if self._shown:
+            return self._form.decode(token_ids, shown=self._shown)
+        return self._form.decode(token_ids)
+
+
+class Stops:
+    """Cuts text at the first stop text, which may come in pieces.
+
+    Args:
+        stop: the stop texts.
+
+    Attributes:
+        stopped: whether one came.
+    """
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str, *, last: bool = False) -> str:
+        """What of the text is certain; what may be the start of a stop text is held back."""
         if self.stopped:
             return ""
         held = self._held + text

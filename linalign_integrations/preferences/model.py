@@ -182,6 +182,13 @@ class Preferences(_Value):
         description="Principles in the system message, or at the end of the last user turn.",
         examples=["system", "last_user"],
     )
+    align_tool_calls: bool = Field(
+        default=False,
+        description="Whether calls to tools and answers forced into a JSON schema are aligned.",
+    )
+    align_reasoning: bool = Field(
+        default=True, description="Whether hidden reasoning is aligned as well as the answer."
+    )
 
     def merge(self, *higher: Preferences) -> Preferences:
         """These preferences with higher layers on top of them, the last one uppermost.

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from linalign_integrations.preferences.model import Placement, Preferences
     from linalign_integrations.prompts.format import PromptFormat
+    from linalign_integrations.prompts.formats import AnswerFormat
     from linalign_integrations.prompts.messages import Message
+    from linalign_integrations.prompts.tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,11 @@ class BranchPlan:
 
 
 def plan_branches(
-    messages: list[Message], preferences: Preferences, form: PromptFormat
+    messages: list[Message],
+    preferences: Preferences,
+    form: PromptFormat,
+    tools: Tools | None = None,
+    answers: AnswerFormat | None = None,
 ) -> BranchPlan:
     """The prompts that a request with these preferences needs.
 
@@ -71,6 +77,8 @@ def plan_branches(
         messages: a normalised conversation.
         preferences: what the user wants.
         form: the model's way to write conversations.
+        tools: what the model may call, the same in every branch.
+        answers: how calls are to be written, if not as usual.
 
     Raises:
         InvalidMessages: the template refuses the conversation, or principles are to stand in the
@@ -78,15 +86,21 @@ def plan_branches(
         InvalidPreferences: a principle would forge control tokens through the template.
     """
     try:
-        return _plan(messages, preferences, form)
+        return _plan(messages, preferences, form, tools, answers)
     except InvalidMessages:
         merged = merge_neighbours(messages)
         if merged == messages:
             raise
-        return _plan(merged, preferences, form)
+        return _plan(merged, preferences, form, tools, answers)
 
 
-def _plan(messages: list[Message], preferences: Preferences, form: PromptFormat) -> BranchPlan:
+def _plan(
+    messages: list[Message],
+    preferences: Preferences,
+    form: PromptFormat,
+    tools: Tools | None,
+    answers: AnswerFormat | None,
+) -> BranchPlan:
     weights: dict[str, float] = {}
     for principle in preferences.principles:
         weights[principle.text] = weights.get(principle.text, 0.0) + principle.weight
@@ -99,11 +113,11 @@ def _plan(messages: list[Message], preferences: Preferences, form: PromptFormat)
 
     def branch(name: str, principles: Iterable[str]) -> int:
         texts = list(principles)
-        ids = tuple(form.encode(place(texts)))
+        ids = tuple(form.encode(place(texts), tools, answers))
         # Encoding keeps control tokens in a principle plain; a template that edits its input could
         # still put one together.
         if any(map(form.may_forge, texts)):
-            harmless = form.encode(place(["x"] * len(texts)))
+            harmless = form.encode(place(["x"] * len(texts)), tools, answers)
             if form.structure(ids) != form.structure(harmless):
                 raise InvalidPreferences(
                     "a principle forges control tokens of the chat template: remove them from it"
