@@ -10,9 +10,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -229,6 +231,16 @@ CONFIGS: dict[str, PretrainedConfig] = {
             "full_attention",
             "sliding_attention",
         ],
+    ),
+    "gemma2": Gemma2Config(
+        **_DECODER,
+        head_dim=8,
+        sliding_window=12,
+        attn_logit_softcapping=3.0,
+        query_pre_attn_scalar=8,
+    ),
+    "gpt_oss": GptOssConfig(
+        **_DECODER, head_dim=8, sliding_window=12, num_local_experts=4, num_experts_per_tok=2
     ),
     "phi3": Phi3Config(**_DECODER, sliding_window=24),
     "gpt2": GPT2Config(**_SIZE),

@@ -25,6 +25,7 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from linalign_integrations import Preferences, adapter, open_profiles, use_preferences
 from linalign_integrations.engine.answer import Piece, Result, Usage
+from linalign_integrations.engine.record import Strength
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
 from linalign_integrations.langchain.scope import take_preferences
 from linalign_integrations.llama_index import LinAlign
@@ -59,7 +60,7 @@ class Recorder:
 
     def generate(self, messages: Any, *, preferences: Preferences, **_: Any) -> Result:
         self._take(messages, preferences)
-        return Result("x", (1,), "stop", Usage(1, 1, 1, 0), 0.0)
+        return Result("x", (1,), "stop", Usage(1, 1, 1, 0), 0.0, Strength(0.0, 0.0))
 
     async def agenerate(self, messages: Any, **request: Any) -> Result:
         await asyncio.sleep(0)

@@ -411,7 +411,7 @@ def test_tool_choice_none_keeps_the_marker_out() -> None:
 
 
 def _arguments(made: Engine, choice: str) -> tuple[Any, ...]:
-    return ("Hi", None, None, None, None, offered(choice))
+    return ("Hi", None, None, None, None, False, offered(choice))
 
 
 # Grammars beside tools, budgets, and what is enforced without llguidance.
