@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import mmap
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -281,9 +281,12 @@ def _zeros(like: Tensor, room: tuple[int, int]) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     # Asked this way, the system hands out zeroed pages as they are first used; torch would write
-    # them all now, while everybody waits.
-    held = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
-    return torch.from_numpy(held).view(like.dtype).view(shape)
+    # them all now, while everybody waits. Small pages, since of a large one most would be zeroed
+    # for positions that nobody has yet.
+    held = mmap.mmap(-1, max(1, math.prod(shape) * like.element_size()))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        held.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(held, dtype=torch.uint8).view(like.dtype).view(shape)
 
 
 def _doubled(needed: int) -> int:

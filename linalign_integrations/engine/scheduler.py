@@ -348,11 +348,12 @@ class Scheduler:
 
     def _learn_speed(self, took: float, read: int) -> None:
         """Learns from a step how long one takes, and how much longer by a token of a prompt."""
-        if read <= _LEAST_PIECE:
+        if not read or (read <= _LEAST_PIECE and not self._step_time):
             fresh = _FRESH if self._step_time else 1.0
             self._step_time += fresh * (took - self._step_time)
-        else:
-            self._token_time = max(took - self._step_time, took / 4) / read
+        if read:
+            # What a few tokens add may be lost in what steps differ by anyway.
+            self._token_time = max(took - self._step_time, took / 8) / read
 
     def _reserve(self) -> None:
         """Makes room for the step; where there is no memory the longest request must end."""
