@@ -216,7 +216,7 @@ def attend(
         got = _bent(query, keys, values, attention_mask, scale, softcap, sinks)
         return got.transpose(1, 2), None
     window = attention_mask.shape[-1] or None
-    out = query.new_empty(tokens, heads, value.shape[-1])
+    parts = []
     for run in _current.value.runs:
         count, new = run.positions.shape
         # [heads, rows * new, width] -> [rows, key heads, group * new, width]: queries that share a
@@ -233,8 +233,8 @@ def attend(
             )
             got = _bent(own, keys, values, mask, scale, softcap, sinks)
         got = got.view(count, groups, group, new, -1).permute(0, 3, 1, 2, 4)
-        out[run.tokens] = got.reshape(count * new, heads, -1)
-    return out[None], None
+        parts.append(got.reshape(1, count * new, heads, -1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1), None
 
 
 def _bent(

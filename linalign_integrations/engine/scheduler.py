@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 # While others wait for their next token, so much of the prompts is read in a step that it takes
 # this many usual steps longer; where more wait for their first token than for their next, that
 # many times more. Alone, prompts are read in the largest pieces, so that they can be given up.
-_PATIENCE = 2.0
-_MOST_PATIENCE = 8.0
+_PATIENCE = 1.5
+_MOST_PATIENCE = 6.0
 _LEAST_PIECE = 16
 _LARGEST_PIECE = 1024
 # The newest measurement of a step's time counts this much.
