@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _PREFERENCE_FIELDS = tuple(Preferences.model_fields)
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
+# What a call may ask of the engine beside preferences and sampling.
+_CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "grammar", "timeout")
 # LangChain's own flag to stream inside generate.
 _HARMLESS = ("stream",)
 
@@ -104,6 +106,9 @@ class Adapter(BaseModel):
     seed: int | None = Field(default=None, description="Same seed, same answer.")
     max_tokens: int | None = Field(default=None, description="Most tokens of an answer; 512.")
     stop: tuple[str, ...] | None = Field(default=None, description="Texts that end an answer.")
+    timeout: float | None = Field(
+        default=None, gt=0, description="Seconds that an answer may take; no limit unless said."
+    )
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -235,7 +240,7 @@ class Adapter(BaseModel):
     def _request(
         self, call: dict[str, Any], *, stop: Sequence[str] | None = None
     ) -> tuple[Engine, dict[str, Any]]:
-        """The engine for one call, and the preferences and sampling to ask it with.
+        """The engine for one call, and the arguments to ask it with.
 
         Args:
             call: what the call says; emptied of what is understood.
@@ -248,13 +253,18 @@ class Adapter(BaseModel):
             "preferences": self._take_preferences(call),
             "sampling": self._sampling(call, stop=stop),
             "user": self.user_id,
+            "timeout": self.timeout,
         }
+        for name in _CALL_ARGUMENTS:
+            if (value := call.pop(name, None)) is not None:
+                request[name] = value
         model = call.pop("model", None)
         left = sorted(name for name, value in call.items() if value and name not in _HARMLESS)
         if left:
             raise InvalidArgument(
                 f"{type(self).__name__} does not understand {', '.join(left)}; it takes "
-                f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS, 'model'))}"
+                f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS))}, "
+                f"{', '.join((*_CALL_ARGUMENTS, 'model'))}"
             )
         return self._engine(model), request
 

@@ -212,7 +212,7 @@ class _Sqlite(Home):
                 self._written.setup()
             # Readers have a connection of their own, so that they never wait for a writer.
             self.store = SqliteStore(_open_sqlite(path))
-            self.store.setup()  # type: ignore[attr-defined]
+            self.store.setup()
 
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
