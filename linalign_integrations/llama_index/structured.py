@@ -1,0 +1,193 @@
+"""Objects from a model: JSON that a grammar keeps valid, read as the caller's pydantic class."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictInProgressEvent,
+    LLMStructuredPredictStartEvent,
+)
+from llama_index.core.llms.llm import LLM
+from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.types import PydanticProgramMode
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from linalign_integrations.errors import describe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+    from llama_index.core.prompts import BasePromptTemplate
+
+_Object = TypeVar("_Object", bound=BaseModel)
+_dispatcher = get_dispatcher(__name__)
+
+
+class Structured(LLM):
+    """``structured_predict`` and its twins by grammar.
+
+    They follow ``pydantic_program_mode``: ``DEFAULT`` is what is described here, other modes are
+    LlamaIndex's own programs.
+    """
+
+    def structured_predict(
+        self,
+        output_cls: type[_Object],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> _Object:
+        """An object of a class, written by the model as JSON that cannot be anything else.
+
+        Args:
+            output_cls: the class.
+            prompt: asks for it.
+            llm_kwargs: what ``chat`` takes, such as ``principles`` and ``max_tokens``.
+            **prompt_args: fill the prompt.
+
+        Raises:
+            InvalidGrammar: no JSON can satisfy the schema of the class.
+            MissingExtra: the extra ``grammar`` is not installed.
+            ValueError: the JSON was cut off by ``max_tokens``, or the class refuses it for a reason
+                that no grammar can express.
+        """
+        kwargs = dict(llm_kwargs or {})
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return super().structured_predict(output_cls, prompt, kwargs, **prompt_args)
+        asked = _Asked(output_cls, prompt, prompt_args)
+        response = self.chat(asked.messages(self), **asked.call(kwargs))
+        return asked.end(response)
+
+    async def astructured_predict(
+        self,
+        output_cls: type[_Object],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> _Object:
+        """``structured_predict`` without blocking the event loop."""
+        kwargs = dict(llm_kwargs or {})
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return await super().astructured_predict(output_cls, prompt, kwargs, **prompt_args)
+        asked = _Asked(output_cls, prompt, prompt_args)
+        call = await asyncio.to_thread(asked.call, kwargs)
+        response = await self.achat(asked.messages(self), **call)
+        return asked.end(response)
+
+    def stream_structured_predict(
+        self,
+        output_cls: type[_Object],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        """The object as it grows; the last one is whole and of the class.
+
+        Those before may lack fields that have no default; then they are of a class with the same
+        fields, all of them optional.
+        """
+        kwargs = dict(llm_kwargs or {})
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return super().stream_structured_predict(output_cls, prompt, kwargs, **prompt_args)
+        asked = _Asked(output_cls, prompt, prompt_args)
+        responses = self.stream_chat(asked.messages(self), **asked.call(kwargs))
+
+        def objects() -> Generator[Any, None, None]:
+            response = None
+            for response in responses:
+                if (grown := asked.grown(response)) is not None:
+                    yield grown
+            yield asked.end(response)
+
+        return objects()
+
+    async def astream_structured_predict(
+        self,
+        output_cls: type[_Object],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        """``stream_structured_predict`` for ``async for``."""
+        kwargs = dict(llm_kwargs or {})
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return await super().astream_structured_predict(
+                output_cls, prompt, kwargs, **prompt_args
+            )
+        asked = _Asked(output_cls, prompt, prompt_args)
+        call = await asyncio.to_thread(asked.call, kwargs)
+        responses = await self.astream_chat(asked.messages(self), **call)
+
+        async def objects() -> AsyncGenerator[Any, None]:
+            response = None
+            async for response in responses:
+                if (grown := asked.grown(response)) is not None:
+                    yield grown
+            yield asked.end(response)
+
+        return objects()
+
+
+class _Asked:
+    """One object that was asked for."""
+
+    def __init__(
+        self, kind: type[_Object], prompt: BasePromptTemplate, prompt_args: dict[str, Any]
+    ) -> None:
+        self.kind = kind
+        self._prompt, self._prompt_args = prompt, prompt_args
+        self._partial = create_flexible_model(kind)
+        self._last: BaseModel | None = None
+        _dispatcher.event(
+            LLMStructuredPredictStartEvent(
+                output_cls=kind, template=prompt, template_args=prompt_args
+            )
+        )
+
+    def messages(self, llm: LLM) -> list[ChatMessage]:
+        """What to ask, LlamaIndex's system prompt included."""
+        return llm._extend_messages(self._prompt.format_messages(llm=llm, **self._prompt_args))
+
+    def call(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """How to ask."""
+        from linalign_integrations.engine import Grammar
+
+        return {**kwargs, "grammar": Grammar.json_schema(self.kind)}
+
+    def grown(self, response: ChatResponse) -> BaseModel | None:
+        """The object so far; None where it is as it was."""
+        try:
+            read = from_json(response.message.content or "", allow_partial="trailing-strings")
+        except ValueError:
+            return None
+        made: BaseModel
+        try:
+            made = self.kind.model_validate(read)
+        except ValidationError:
+            made = self._partial.model_validate(read)
+        if made == self._last:
+            return None
+        self._last = made
+        _dispatcher.event(LLMStructuredPredictInProgressEvent(output=made))
+        return made
+
+    def end(self, response: ChatResponse) -> Any:
+        """The whole object."""
+        text = response.message.content or ""
+        try:
+            made = self.kind.model_validate_json(text)
+        except ValidationError as error:
+            why = describe(error)
+            if (response.raw or {}).get("finish_reason") == "length":
+                why = f"max_tokens cut it off; allow more ({why})"
+            raise ValueError(
+                f"no {self.kind.__name__} could be read from the answer {text!r:.200}: {why}"
+            ) from error
+        _dispatcher.event(LLMStructuredPredictEndEvent(output=made))
+        return made
