@@ -34,6 +34,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,12 +76,19 @@ QUESTION = "Hi"
 LONG = 600  # tokens of an answer that nobody waits for
 
 
-def book_table(people: int, day: Literal["Monday", "Friday"]) -> str:
+class Booking(BaseModel):
+    """What a table is booked for."""
+
+    people: int = Field(ge=1, le=9)
+    day: Literal["Monday", "Friday"]
+
+
+def book_table(people: int, day: str) -> str:
     """Book a table."""
     return f"{people} on {day}"
 
 
-TOOLS = [FunctionTool.from_defaults(fn=book_table)]
+TOOLS = [FunctionTool.from_defaults(fn=book_table, fn_schema=Booking)]
 
 
 class LLMConformance:
@@ -202,7 +210,7 @@ class LLMConformance:
         """There is a call, of a tool that there is, with arguments that it takes."""
         user = self.user(method, way)
         response = user.ask(
-            tools=TOOLS, tool_required=True, allow_parallel_tool_calls=True, max_tokens=80
+            tools=TOOLS, tool_required=True, allow_parallel_tool_calls=True, max_tokens=160
         )
         calls = user.llm.get_tool_calls_from_response(response)
         assert calls
