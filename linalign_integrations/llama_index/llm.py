@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -19,6 +19,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from pydantic import Field, PrivateAttr
 
 from linalign_integrations.adapter import Adapter
 from linalign_integrations.llama_index.messages import (
@@ -30,12 +31,15 @@ from linalign_integrations.llama_index.messages import (
     selections,
     whole,
 )
+from linalign_integrations.llama_index.parts import Align, Plumbing, adecide, decide, is_answer
 from linalign_integrations.llama_index.structured import Structured
+from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llama_index.core.llms.llm import ToolSelection
+    from llama_index.core.prompts import BasePromptTemplate
     from llama_index.core.tools.types import BaseTool
 
 
@@ -48,6 +52,13 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     ``tool_choice=``, ``grammar=`` and ``timeout=`` as well. Preferences are settled when a method
     is called, also for streams that are consumed later.
     """
+
+    align: Align = Field(
+        default="everything",
+        description='What principles apply to; "answers" leaves out what LlamaIndex works with.',
+    )
+    # Preferences that hold already, for parts of LlamaIndex that ask later.
+    _settled: Preferences | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -139,11 +150,10 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         **kwargs: Any,
     ) -> dict[str, Any]:
         messages = list(chat_history or ())
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
         if user_msg is not None:
-            is_text = isinstance(user_msg, str)
-            messages.append(
-                ChatMessage(role=MessageRole.USER, content=user_msg) if is_text else user_msg
-            )
+            messages.append(user_msg)
         choice = kwargs.pop("tool_choice", None)
         if choice is None and tool_required:
             choice = "required"
@@ -189,16 +199,47 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         if (tools := call.get("tools")) is not None:
             call["tools"] = [_schema(tool) for tool in tools]
         call["tool_choice"] = read_choice(call.get("tool_choice"))
+        named = call.get("principles") is not None or call.get("preferences") is not None
+        for_work = isinstance(given, (Plumbing, tuple)) or call.get("grammar") is not None
+        if not named and (self.align == "nothing" or (self.align == "answers" and for_work)):
+            call["principles"] = ()
         engine, request = self._request(call)
-        names = (tool["function"]["name"] for tool in request.get("tools", ()))
-        pieces = getattr(engine, way)(tell(given), **request)
-        return pieces, Answer(engine.model_id, frozenset(names))
+        tools = request.get("tools")
+        names = (tool["function"]["name"] for tool in tools or ())
+        answer = Answer(engine.model_id, frozenset(names))
+        ask, told = getattr(engine, way), tell(given)
+        choice, preferences = request.get("tool_choice", "auto"), request["preferences"]
+        whole = self.align == "everything" or named or not tools or choice == "none"
+        if whole or not preferences.principles:
+            return ask(told, **request), answer
+        plain = preferences.model_copy(update={"principles": ()})
+        first = ask(told, **{**request, "preferences": plain})
+        if choice != "auto":
+            return first, answer
+        then = ask(told, **{**request, "tool_choice": "none"})
+        return (decide if way == "stream" else adecide)(first, then), answer
 
     async def _aask(
         self, tell: Callable[[Any], list[dict[str, Any]]], given: Any, call: dict[str, Any]
     ) -> tuple[Any, Answer]:
         # Weights, profiles, prompts and grammars are read where nobody else has to wait for them.
         return await asyncio.to_thread(self._ask, "astream", tell, given, call)
+
+    def _take_preferences(self, call: dict[str, Any], **levels: Any) -> Preferences:
+        if self._settled is not None and call.get("preferences") is None:
+            call["preferences"] = self._settled
+        return super()._take_preferences(call, **levels)
+
+    def _settle(self, *, for_work: bool = False) -> Self:
+        """A copy whose preferences are those of now, whenever it is asked."""
+        copy = self._copy(align="nothing") if for_work and self.align == "answers" else self._copy()
+        if copy.align != "nothing":
+            copy._settled = self._take_preferences({})
+        return copy
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+        messages = super()._get_messages(prompt, **prompt_args)
+        return messages if is_answer(prompt) else Plumbing(messages)
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
         to_prompt = self.messages_to_prompt

@@ -69,7 +69,7 @@ def _as_dict(message: ChatMessage) -> dict[str, Any]:
     ]
     # Other classes, and memories written before there were blocks, keep calls here.
     made["tool_calls"] = calls or [
-        call if isinstance(call, Mapping) else call.model_dump()
+        dict(call) if isinstance(call, Mapping) else call.model_dump()
         for call in more.get("tool_calls") or ()
     ]
     thoughts = [block.content for block in message.blocks if isinstance(block, ThinkingBlock)]
@@ -146,9 +146,7 @@ class Answer:
         for place, one in enumerate(self.invalid):
             made = one.id or str(fingerprint((place, one.text)))
             unknown = one.name is not None and one.name not in self.tools
-            refused.append(
-                {"id": made, "name": one.name, "text": one.text, "reason": one.reason}
-            )
+            refused.append({"id": made, "name": one.name, "text": one.text, "reason": one.reason})
             if unknown:
                 # LlamaIndex's agents tell the model so, and it goes on.
                 blocks.append(ToolCallBlock(tool_call_id=made, tool_name=str(one.name)))
@@ -156,8 +154,7 @@ class Answer:
         if blocks:
             # Where LlamaIndex's programs look for calls.
             more["tool_calls"] = [
-                _as_call(block.tool_call_id, block.tool_name, block.tool_kwargs)
-                for block in blocks
+                _as_call(block.tool_call_id, block.tool_name, block.tool_kwargs) for block in blocks
             ]
         if refused:
             more["invalid_tool_calls"] = refused
@@ -233,9 +230,7 @@ async def agrowing(
         await pieces.aclose()
 
 
-def _grown(
-    piece: Piece, answer: Answer, respond: Callable[[Piece], _Response]
-) -> _Response:
+def _grown(piece: Piece, answer: Answer, respond: Callable[[Piece], _Response]) -> _Response:
     answer.add(piece)
     response = respond(piece)
     response.delta = piece.text

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.base.llms.generic_utils import (
+    astream_chat_to_completion_decorator,
+    stream_chat_to_completion_decorator,
+)
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    MessageRole,
+)
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictInProgressEvent,
     LLMStructuredPredictStartEvent,
 )
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -20,9 +37,8 @@ from pydantic_core import from_json
 from linalign_integrations.errors import describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Sequence
 
-    from llama_index.core.base.llms.types import ChatMessage, ChatResponse
     from llama_index.core.prompts import BasePromptTemplate
 
 _Object = TypeVar("_Object", bound=BaseModel)
@@ -59,7 +75,11 @@ class Structured(LLM):
         """
         kwargs = dict(llm_kwargs or {})
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
-            return super().structured_predict(output_cls, prompt, kwargs, **prompt_args)
+            settled = self._settle(for_work=True)
+            made: _Object = LLM.structured_predict(
+                settled, output_cls, prompt, kwargs, **prompt_args
+            )
+            return made
         asked = _Asked(output_cls, prompt, prompt_args)
         response = self.chat(asked.messages(self), **asked.call(kwargs))
         return asked.end(response)
@@ -74,7 +94,11 @@ class Structured(LLM):
         """``structured_predict`` without blocking the event loop."""
         kwargs = dict(llm_kwargs or {})
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
-            return await super().astructured_predict(output_cls, prompt, kwargs, **prompt_args)
+            settled = await asyncio.to_thread(self._settle, for_work=True)
+            made: _Object = await LLM.astructured_predict(
+                settled, output_cls, prompt, kwargs, **prompt_args
+            )
+            return made
         asked = _Asked(output_cls, prompt, prompt_args)
         call = await asyncio.to_thread(asked.call, kwargs)
         response = await self.achat(asked.messages(self), **call)
@@ -94,12 +118,12 @@ class Structured(LLM):
         """
         kwargs = dict(llm_kwargs or {})
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
-            return super().stream_structured_predict(output_cls, prompt, kwargs, **prompt_args)
+            settled = self._settle(for_work=True)
+            return LLM.stream_structured_predict(settled, output_cls, prompt, kwargs, **prompt_args)
         asked = _Asked(output_cls, prompt, prompt_args)
         responses = self.stream_chat(asked.messages(self), **asked.call(kwargs))
 
         def objects() -> Generator[Any, None, None]:
-            response = None
             for response in responses:
                 if (grown := asked.grown(response)) is not None:
                     yield grown
@@ -117,15 +141,15 @@ class Structured(LLM):
         """``stream_structured_predict`` for ``async for``."""
         kwargs = dict(llm_kwargs or {})
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
-            return await super().astream_structured_predict(
-                output_cls, prompt, kwargs, **prompt_args
+            settled = await asyncio.to_thread(self._settle, for_work=True)
+            return await LLM.astream_structured_predict(
+                settled, output_cls, prompt, kwargs, **prompt_args
             )
         asked = _Asked(output_cls, prompt, prompt_args)
         call = await asyncio.to_thread(asked.call, kwargs)
         responses = await self.astream_chat(asked.messages(self), **call)
 
         async def objects() -> AsyncGenerator[Any, None]:
-            response = None
             async for response in responses:
                 if (grown := asked.grown(response)) is not None:
                     yield grown
@@ -133,8 +157,64 @@ class Structured(LLM):
 
         return objects()
 
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """An LLM whose every answer is an object of a class, in ``raw``, and its JSON."""
+        return StructuredLinAlign(llm=self, output_cls=output_cls, **kwargs)
 
-class _Asked:
+    @abstractmethod
+    def _settle(self, *, for_work: bool = False) -> Self:
+        """A copy whose preferences are those of now: LlamaIndex's programs ask later."""
+
+
+class StructuredLinAlign(StructuredLLM):
+    """LlamaIndex's structured LLM, whose streams keep the preferences of when they were asked for.
+
+    Completions can be streamed as well.
+    """
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """The object as it grows, in ``raw``."""
+        prompt = ChatPromptTemplate(message_templates=list(messages))
+        objects = self.llm.stream_structured_predict(self.output_cls, prompt, kwargs)
+        return (_told(grown) for grown in objects)
+
+    @llm_chat_callback()
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        """``stream_chat`` for ``async for``."""
+        prompt = ChatPromptTemplate(message_templates=list(messages))
+        objects = await self.llm.astream_structured_predict(self.output_cls, prompt, kwargs)
+        return (_told(grown) async for grown in objects)
+
+    @llm_completion_callback()
+    def stream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: ARG002 - LlamaIndex's
+        **kwargs: Any,
+    ) -> CompletionResponseGen:
+        """The object as it grows, in ``raw``."""
+        return stream_chat_to_completion_decorator(self.stream_chat)(prompt, **kwargs)
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: ARG002 - LlamaIndex's
+        **kwargs: Any,
+    ) -> CompletionResponseAsyncGen:
+        """``stream_complete`` for ``async for``."""
+        return await astream_chat_to_completion_decorator(self.astream_chat)(prompt, **kwargs)
+
+
+def _told(grown: BaseModel) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=grown.model_dump_json())
+    return ChatResponse(message=message, raw=grown)
+
+
+class _Asked(Generic[_Object]):
     """One object that was asked for."""
 
     def __init__(
@@ -177,7 +257,7 @@ class _Asked:
         _dispatcher.event(LLMStructuredPredictInProgressEvent(output=made))
         return made
 
-    def end(self, response: ChatResponse) -> Any:
+    def end(self, response: ChatResponse) -> _Object:
         """The whole object."""
         text = response.message.content or ""
         try:
