@@ -129,11 +129,11 @@ WAYS: dict[str, Callable[[Any, str, str], Any]] = {
         update={"principles": Preferences(principles=[wish]).principles}
     ).invoke("Hi"),
     "for_user": lambda model, user, _: model.for_user(user).invoke("Hi"),
-    "generate": lambda model, _, wish: model.generate_prompt(
-        [model._convert_input("Hi")], principles=[wish]
-    )
-    .generations[0][0]
-    .text,
+    "generate": lambda model, _, wish: (
+        model.generate_prompt([model._convert_input("Hi")], principles=[wish])
+        .generations[0][0]
+        .text
+    ),
     "async": lambda model, user, _: asyncio.run(model.ainvoke("Hi", configs([user])[0])),
     "batch": lambda model, user, _: model.batch(["Hi"], configs([user]))[0],
 }

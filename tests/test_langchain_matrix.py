@@ -28,7 +28,7 @@ from linalign_integrations import Engine, Preferences, open_profiles, use_prefer
 from linalign_integrations.langchain import ChatLinAlign, PreferencesMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 ANN, BOB = "Answer like a pirate.", "Be formal."
@@ -354,9 +354,20 @@ PLACES = (
     fallbacks,
 )
 CELLS = [
-    pytest.param(way, place, wait, cached, id="-".join(
-        (way.__name__, place.__name__, "async" if wait else "sync", *(["cache"] if cached else []))
-    ))
+    pytest.param(
+        way,
+        place,
+        wait,
+        cached,
+        id="-".join(
+            (
+                way.__name__,
+                place.__name__,
+                "async" if wait else "sync",
+                *(["cache"] if cached else []),
+            )
+        ),
+    )
     for way, place, wait, cached in itertools.product(WAYS, PLACES, (False, True), (False, True))
     if not (place is events and not wait)
 ]
