@@ -8,7 +8,7 @@ import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from langchain.agents import create_agent
@@ -37,11 +37,10 @@ PROMPT = ChatPromptTemplate.from_messages([("system", "Be kind."), ("user", "{qu
 RAG_PROMPT = ChatPromptTemplate.from_messages([("user", "Context: {context}\n\n{question}")])
 
 
-class Dish(BaseModel):
+class Dish(BaseModel, extra="forbid"):
     """A dish."""
 
-    vegan: bool
-    minutes: int
+    kind: Literal["soup", "stew", "salad"]
 
 
 @tool
@@ -127,7 +126,8 @@ class Way:
         self.inner = self.inner or self.subject
 
     def make_agent(self, **options: Any) -> Runnable[Any, Any]:
-        return (self.agent or create_agent)(model=self.subject, tools=[weather], **options)
+        given = {"model": self.subject, "tools": [weather], **options}
+        return (self.agent or create_agent)(**given)
 
 
 def call_argument(chat: ChatLinAlign) -> Way:
@@ -230,8 +230,6 @@ def _profiles() -> Any:
 
 # Places: each gives the texts that came out, and whose they should be.
 
-Run = "Callable[[Runnable, object], object]"
-
 
 def run(one: Any, given: Any, way: Way, *, wait: bool, **arguments: Any) -> Any:
     """Invokes without blocking the event loop, or blocking it."""
@@ -316,7 +314,7 @@ def agent(way: Way, spy: Spy, *, wait: bool) -> list[str]:
 
 def structured_output(way: Way, spy: Spy, *, wait: bool) -> list[str]:
     if way.agent is not None and not way.arguments:
-        made = way.make_agent(response_format=ProviderStrategy(Dish))
+        made = way.make_agent(tools=[], response_format=ProviderStrategy(Dish))
         state = run(made, {"messages": [HumanMessage("Hi")]}, way, wait=wait)
         return [state["structured_response"].model_dump_json()]
     made = way.subject.with_structured_output(Dish)

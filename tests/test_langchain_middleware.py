@@ -7,11 +7,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware, wrap_model_call
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -20,7 +21,7 @@ from langgraph.store.memory import InMemoryStore
 from models import ADAPTER, bare_answer
 from pydantic import BaseModel
 
-from linalign_integrations import Preferences, Principle, open_profiles
+from linalign_integrations import Engine, Preferences, Principle, open_profiles
 from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
@@ -63,7 +64,7 @@ def profiles() -> Any:
 @pytest.fixture
 def make(folder: Path) -> Callable[..., Any]:
     def build(*middleware: Any, model: dict[str, Any] | None = None, **options: Any) -> Any:
-        chat = ChatLinAlign(model=str(folder), **ADAPTER, **(model or {}))
+        chat = ChatLinAlign(**{"model": str(folder), **ADAPTER, **(model or {})})
         return create_agent(chat, middleware=middleware, **{"context_schema": AsModel, **options})
 
     return build
@@ -266,6 +267,40 @@ def test_a_summarised_conversation_is_answered_under_the_same_preferences(
     assert "summary" in kept[0].text
     turns = [{"role": "user", "content": message.text} for message in kept]
     assert answer.text == bare_answer(folder, [ANN], turns)
+
+
+class Dish(BaseModel, extra="forbid"):
+    """A dish."""
+
+    kind: Literal["soup", "stew", "salad"]
+
+
+@pytest.mark.parametrize("strategy", [ProviderStrategy, ToolStrategy])
+def test_response_formats_hold_under_the_user_s_preferences(
+    strategy: Any, make: Callable, profiles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for name in ("stream", "astream"):
+        original = getattr(Engine, name)
+
+        def watched(engine: Engine, *given: Any, original: Any = original, **kwargs: Any) -> Any:
+            seen.append(kwargs["preferences"])
+            return original(engine, *given, **kwargs)
+
+        monkeypatch.setattr(Engine, name, watched)
+    agent = make(
+        PreferencesMiddleware(profiles, house_rules=HOUSE),
+        model={"max_tokens": 120},
+        response_format=strategy(Dish),
+    )
+    given, context = {"messages": [HumanMessage("Hi")]}, AsModel(user_id="ann")
+    answers = [
+        agent.invoke(given, context=context),
+        asyncio.run(agent.ainvoke(given, context=context)),
+    ]
+    assert all(isinstance(answer["structured_response"], Dish) for answer in answers)
+    wanted = Preferences(principles=[HOUSE, ANN])
+    assert [one.principles for one in seen] == [wanted.principles] * 2
 
 
 def test_sub_agents_answer_the_same_user(make: Callable, profiles: Any, folder: Path) -> None:
