@@ -196,6 +196,18 @@ class Adapter(BaseModel):
             trust_remote_code=self.trust_remote_code,
         )
 
+    def _context_length(self) -> int:
+        """Most tokens that prompt and answer may have; reads weights only where nothing else says.
+
+        Raises:
+            ModelNotFound: there is no such model within reach.
+            UnsupportedModel: its config cannot be used.
+        """
+        from linalign_integrations.engine.loading import context_length
+
+        said = context_length(self.model, self.revision, self.trust_remote_code)
+        return said or self._engine().context_length
+
     def _own_preferences(self) -> Preferences | None:
         return as_preferences(None, **{name: getattr(self, name) for name in _PREFERENCE_FIELDS})
 
