@@ -55,7 +55,7 @@ class PrefixStore:
         self._next = 0
         self.size = 0
 
-    def find(self, token_ids: Sequence[int]) -> tuple[int, Layers]:
+    def find(self, token_ids: Sequence[int] | Tokens) -> tuple[int, Layers]:
         """The longest known start of these tokens: its length, and rows that begin with it.
 
         What is not worth its while is not found, nor does it count as used.
@@ -72,7 +72,7 @@ class PrefixStore:
         self._entries.move_to_end(best)
         return length, self._entries[best].layers
 
-    def told(self, token_ids: Sequence[int], user: str | None) -> int:
+    def told(self, token_ids: Sequence[int] | Tokens, user: str | None) -> int:
         """How many of the first tokens are kept and known to that user already.
 
         Where this user's own are not worth their while none are told, whatever strangers sent.
@@ -129,7 +129,7 @@ class PrefixStore:
         self.size -= self._entries.pop(name).size
 
 
-def as_tokens(token_ids: Sequence[int]) -> Tokens:
+def as_tokens(token_ids: Sequence[int] | Tokens) -> Tokens:
     """Token ids in the form that is compared fastest."""
     return np.asarray(token_ids, dtype=np.int32)
 
