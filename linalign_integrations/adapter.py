@@ -196,6 +196,18 @@ class Adapter(BaseModel):
             trust_remote_code=self.trust_remote_code,
         )
 
+    def _context_length(self) -> int:
+        """Most tokens that prompt and answer may have; reads weights only where nothing else says.
+
+        Raises:
+            ModelNotFound: there is no such model within reach.
+            UnsupportedModel: its config cannot be used.
+        """
+        from linalign_integrations.engine.loading import context_length
+
+        said = context_length(self.model, self.revision, self.trust_remote_code)
+        return said or self._engine().context_length
+
     def _own_preferences(self) -> Preferences | None:
         return as_preferences(None, **{name: getattr(self, name) for name in _PREFERENCE_FIELDS})
 
@@ -205,13 +217,15 @@ class Adapter(BaseModel):
         *,
         config: Mapping[str, Any] | None = None,
         context: object = None,
+        profiles: Profiles | None = None,
+        house_rules: Preferences | None = None,
     ) -> Preferences:
         """Resolves the preferences of one call and removes from ``call`` what it said of them."""
         said = {name: call.pop(name, None) for name in _PREFERENCE_FIELDS}
         whole = call.pop("preferences", None)
         if whole is not None and not isinstance(whole, Preferences):
             raise _not_preferences(whole)
-        kept = self.profiles
+        kept = profiles or self.profiles
         return resolve(
             call=as_preferences(whole, **said),
             config=config,
@@ -221,6 +235,7 @@ class Adapter(BaseModel):
             profiles=kept if kept is None or isinstance(kept, Profiles) else open_profiles(kept),
             on_profile_error=self.on_profile_error,
             on_unknown_user=self.on_unknown_user,
+            house_rules=house_rules,
         )
 
     def _sampling(

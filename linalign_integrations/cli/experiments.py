@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from linalign_integrations.cli.peers import (
     PEERS,
     PLAIN,
     SEQUENTIAL,
+    TEMPERATURE,
     Case,
     Timing,
     asking,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         AsyncGenerator,
         Callable,
         Generator,
+        Iterable,
         Mapping,
         Sequence,
     )
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, Piece, Result, Usage
 
     Take = Callable[[int], Mapping["Figure", float]]
+    Streaming = Callable[[Case, int], Iterable[object]]
 
 
 class Figure(NamedTuple):
@@ -165,6 +169,7 @@ REUSED = "prompt tokens that need not be read again"
 GAP = "steps of a stream while a long prompt arrives"
 SHARE = "parts of a step"
 RESOLVING = "finding the preferences of a call"
+THROUGH = "time per token of a stream, one user"
 MEMORY = "memory after many requests"
 UNITS = {
     PER_TOKEN: "ms",
@@ -178,6 +183,7 @@ UNITS = {
     GAP: "ms",
     SHARE: "ms",
     RESOLVING: "µs",
+    THROUGH: "ms",
     MEMORY: "MiB",
 }
 # Curves show growth, which takes fewer rounds than a ratio that is held against a target.
@@ -623,6 +629,58 @@ def resolving(lab: Lab) -> Experiment:
     )
 
 
+def _through_langchain(engine: Engine) -> Streaming:
+    class Chat(ChatLinAlign):
+        # A model with random weights has no name to be loaded by.
+        def _engine(self, model: str | None = None) -> Engine:
+            del model
+            return engine
+
+    chat = Chat(model=engine.model_id)
+
+    def stream(case: Case, steps: int) -> Iterable[object]:
+        asked: dict[str, Any] = {"temperature": TEMPERATURE, "seed": 0, "max_tokens": steps}
+        return chat.stream(case.messages, preferences=case.preferences, **asked)
+
+    return stream
+
+
+# Frameworks' classes whose streams are held against the engine's own.
+FRAMEWORKS: dict[str, Callable[[Engine], Streaming]] = {"ChatLinAlign": _through_langchain}
+
+
+def adapters(lab: Lab) -> Experiment:
+    """What a framework's class adds to each token of a stream."""
+
+    def bare(case: Case, steps: int) -> Iterable[object]:
+        return lab.engine.stream(case.messages, **ours_arguments(case, steps))
+
+    ways = {OURS: bare, **{name: make(lab.engine) for name, make in FRAMEWORKS.items()}}
+
+    def take(name: str) -> Take:
+        def measured(number: int) -> dict[Figure, float]:
+            case = make_case(lab.engine, f"{name} {number}", lab.scale.prompt)
+            pieces = iter(ways[name](case, lab.scale.steps))
+            next(pieces)
+            first = time.perf_counter()
+            # Whoever wraps a stream may add pieces to it: tokens are counted, not pieces.
+            deque(pieces, maxlen=0)
+            took = time.perf_counter() - first
+            return {Figure(THROUGH, name): 1e3 * took / (lab.scale.steps - 1)}
+
+        return measured
+
+    own = Figure(THROUGH, OURS)
+    return Experiment(
+        [take(name) for name in ways],
+        [
+            Told(own),
+            *(Told(Figure(THROUGH, name), own, lab.targets.get("adapter")) for name in FRAMEWORKS),
+        ],
+        lab.scale.rounds,
+    )
+
+
 # Memory comes first: what the other experiments allocate would hide what grows.
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "memory": memory,
@@ -634,6 +692,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "gap": gap,
     "share": share,
     "resolve": resolving,
+    "adapter": adapters,
 }
 
 

@@ -17,7 +17,13 @@ from linalign_integrations.engine.answer import Result, gather
 from linalign_integrations.engine.call_grammar import call_grammar, no_call_grammar
 from linalign_integrations.engine.generation import AsyncGeneration, Generation
 from linalign_integrations.engine.grammar import Constraint, Grammar, GrammarCompiler
-from linalign_integrations.engine.loading import load_weights, model_name, pick_device, pick_dtype
+from linalign_integrations.engine.loading import (
+    load_weights,
+    model_name,
+    most_positions,
+    pick_device,
+    pick_dtype,
+)
 from linalign_integrations.engine.prefixes import PrefixStore
 from linalign_integrations.engine.record import count_alternatives
 from linalign_integrations.engine.request import Request
@@ -206,10 +212,7 @@ class Engine:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return int(
-            getattr(self._config, "max_position_embeddings", None)
-            or self.tokenizer.model_max_length
-        )
+        return most_positions(self._config) or int(self.tokenizer.model_max_length)
 
     @property
     def closed(self) -> bool:

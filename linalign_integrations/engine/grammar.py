@@ -447,6 +447,23 @@ def check_schema(schema: object) -> None:
             )
 
 
+def find_unenforceable(schema: Mapping[str, Any]) -> str | None:
+    """What of a JSON schema cannot be enforced while an answer is written; None if nothing.
+
+    Raises:
+        MissingExtra: the extra ``grammar`` is not installed.
+    """
+    _require_llguidance()
+    from llguidance import LLMatcher
+
+    grammar = Grammar.json_schema(schema)
+    try:
+        error = LLMatcher.validate_grammar(json.dumps({"grammars": [_source(grammar)]}))
+    except InvalidGrammar as refused:
+        return str(refused)
+    return str(_invalid(grammar, error)) if error else None
+
+
 def _parts(schema: object) -> Iterator[dict[str, Any]]:
     """A schema and the schemas in it."""
     if isinstance(schema, list):

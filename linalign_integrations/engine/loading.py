@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -95,19 +96,14 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def load_weights(
-    name: str,
-    *,
-    revision: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    trust_remote_code: bool,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of ``"pocket"``, a folder or a Hugging Face id.
+def read_config(
+    name: str, *, revision: str | None, trust_remote_code: bool
+) -> tuple[str, PretrainedConfig]:
+    """Where a model is read from, and what its config.json says; reads no weights.
 
     Raises:
         ModelNotFound: there is no such folder or no such model within reach.
-        UnsupportedModel: it is not a causal decoder, or has no complete safetensors weights.
+        UnsupportedModel: it is an adapter, or its config cannot be used.
     """
     folder = pocket.weights() if name == "pocket" else Path(name).expanduser()
     local = folder.is_dir()
@@ -122,9 +118,10 @@ def load_weights(
     if local and not (folder / "config.json").is_file():
         raise ModelNotFound(f"the folder {name!r} holds no model: it has no config.json")
     source = str(folder) if local else name
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(source, **common)
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
     except _UNREADABLE as error:
         if local:
             raise UnsupportedModel(
@@ -134,8 +131,41 @@ def load_weights(
             f"cannot find the model {name!r}: it is not a folder, and as a Hugging Face id it "
             f"gave: {_first_line(error)}"
         ) from error
+    return source, config
+
+
+def most_positions(config: PretrainedConfig) -> int | None:
+    """Most tokens that prompt and answer may have together; None where the config is silent."""
+    said = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(said) if said else None
+
+
+@lru_cache(maxsize=64)
+def context_length(name: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """``most_positions`` of a model by name, without reading its weights."""
+    _, config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    return most_positions(config)
+
+
+def load_weights(
+    name: str,
+    *,
+    revision: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of ``"pocket"``, a folder or a Hugging Face id.
+
+    Raises:
+        ModelNotFound: there is no such folder or no such model within reach.
+        UnsupportedModel: it is not a causal decoder, or has no complete safetensors weights.
+    """
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source, config = read_config(name, **common)
     _require_decoder(name, config, trust_remote_code=trust_remote_code)
-    if local and not any(folder.glob("*.safetensors")):
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
             f"the folder {name!r} has no safetensors weights: convert them with "
             "model.save_pretrained(folder)"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, get_config_list
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_core.runnables import RunnableConfig
 
     from linalign_integrations.adapter import Adapter
@@ -36,3 +38,27 @@ async def atake_preferences(
     if adapter.profiles is None:
         return take_preferences(adapter, config, call)
     return await asyncio.to_thread(take_preferences, adapter, config, call)
+
+
+def named_user(config: RunnableConfig | None) -> str | None:
+    """Whom the configuration says the call is for, so that the engine deals fairly with them."""
+    user = ensure_config(config).get("configurable", {}).get("user_id")
+    return user if isinstance(user, str) else None
+
+
+# Rows that an engine has unless it is told otherwise; it batches what arrives together.
+CROWD = 64
+
+
+def in_crowds(
+    config: RunnableConfig | Sequence[RunnableConfig] | None, count: int
+) -> list[RunnableConfig]:
+    """A batch's configurations, with as many items at once as an engine has use for.
+
+    LangChain's own default is a few threads per core, which would leave most rows empty, and for
+    tasks no limit, with which a large batch would be refused by a full engine.
+    """
+    return [
+        {**one, "max_concurrency": one.get("max_concurrency") or CROWD}
+        for one in get_config_list(config, count)
+    ]

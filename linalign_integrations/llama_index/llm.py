@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -15,43 +16,49 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
-    TextBlock,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from pydantic import Field, PrivateAttr
 
 from linalign_integrations.adapter import Adapter
-from linalign_integrations.errors import InvalidMessages
+from linalign_integrations.llama_index.messages import (
+    Answer,
+    agrowing,
+    as_dicts,
+    awhole,
+    growing,
+    selections,
+    whole,
+)
+from linalign_integrations.llama_index.parts import Align, Plumbing, adecide, decide, is_answer
+from linalign_integrations.llama_index.structured import Extraction, Structured
+from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterable,
-        Callable,
-        Generator,
-        Iterable,
-        Sequence,
-    )
+    from collections.abc import Callable, Sequence
 
-    from linalign_integrations.engine import Piece, Result
-
-_Response = TypeVar("_Response", ChatResponse, CompletionResponse)
-_ROLES = {
-    MessageRole.DEVELOPER: "system",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-    MessageRole.FUNCTION: "tool",
-}
+    from llama_index.core.llms.llm import ToolSelection
+    from llama_index.core.prompts import BasePromptTemplate
+    from llama_index.core.tools.types import BaseTool
 
 
-class LinAlign(Adapter, LLM):
+class LinAlign(Adapter, Structured, FunctionCallingLLM):
     """A local Hugging Face model as a LlamaIndex LLM with per-user preferences.
 
     LlamaIndex's engines and agents pass no arguments on to their LLM, so give them a copy per user:
     ``index.as_query_engine(llm=llm.for_user("ann"))``, or run them inside ``use_preferences``.
-    Direct calls take ``principles=``, ``ratio=``, ``kl_budget=`` and sampling arguments as well.
-    Preferences are settled when a method is called, also for streams that are consumed later.
+    Direct calls take ``principles=``, ``ratio=``, ``kl_budget=``, sampling arguments, ``tools=``,
+    ``tool_choice=``, ``grammar=`` and ``timeout=`` as well. Preferences are settled when a method
+    is called, also for streams that are consumed later.
     """
+
+    align: Align = Field(
+        default="everything",
+        description='What principles apply to; "answers" leaves out what LlamaIndex works with.',
+    )
+    # Preferences that hold already, for parts of LlamaIndex that ask later.
+    _settled: Preferences | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -60,135 +67,197 @@ class LinAlign(Adapter, LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex needs to know of the model; loads it on first use."""
-        engine = self._engine()
+        """What LlamaIndex needs to know of the model; reads its config, and no weights."""
         return LLMMetadata(
-            context_window=engine.context_length,
+            context_window=self._context_length(),
             num_output=self._sampling({}).max_tokens,
             is_chat_model=True,
-            is_function_calling_model=False,
-            model_name=engine.model_id,
+            is_function_calling_model=True,
+            model_name=self.model,
         )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of a text; ``Settings.tokenizer = llm.tokenize`` makes LlamaIndex count in them.
+
+        Loads the model on first use.
+        """
+        return self._engine().tokenize(text)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answers a conversation."""
-        engine, request = self._request(kwargs)
-        result = engine.generate(_as_dicts(messages), **request)
-        return _chat_response(result.text, result)
+        pieces, answer = self._ask("stream", self._turns, messages, kwargs)
+        return whole(pieces, answer, answer.chat)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answers a conversation piece by piece."""
-        engine, request = self._request(kwargs)
-        pieces = engine.stream(_as_dicts(messages), **request)
-        return _growing(pieces, _chat_response)
+        pieces, answer = self._ask("stream", self._turns, messages, kwargs)
+        return growing(pieces, answer, answer.chat)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """``chat`` without blocking the event loop."""
-        engine, request = await asyncio.to_thread(self._request, kwargs)
-        result = await engine.agenerate(_as_dicts(messages), **request)
-        return _chat_response(result.text, result)
+        pieces, answer = await self._aask(self._turns, messages, kwargs)
+        return await awhole(pieces, answer, answer.chat)
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """``stream_chat`` for ``async for``."""
-        engine, request = await asyncio.to_thread(self._request, kwargs)
-        pieces = engine.astream(_as_dicts(messages), **request)
-        return _agrowing(pieces, _chat_response)
+        pieces, answer = await self._aask(self._turns, messages, kwargs)
+        return agrowing(pieces, answer, answer.chat)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Answers one prompt."""
-        engine, request = self._request(kwargs)
-        result = engine.generate(self._as_turn(prompt, formatted), **request)
-        return _completion(result.text, result)
+        """Answers one prompt, which is one user turn."""
+        pieces, answer = self._ask("stream", self._turn, (prompt, formatted), kwargs)
+        return whole(pieces, answer, answer.completion)
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answers one prompt piece by piece."""
-        engine, request = self._request(kwargs)
-        pieces = engine.stream(self._as_turn(prompt, formatted), **request)
-        return _growing(pieces, _completion)
+        pieces, answer = self._ask("stream", self._turn, (prompt, formatted), kwargs)
+        return growing(pieces, answer, answer.completion)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """``complete`` without blocking the event loop."""
-        engine, request = await asyncio.to_thread(self._request, kwargs)
-        result = await engine.agenerate(self._as_turn(prompt, formatted), **request)
-        return _completion(result.text, result)
+        pieces, answer = await self._aask(self._turn, (prompt, formatted), kwargs)
+        return await awhole(pieces, answer, answer.completion)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """``stream_complete`` for ``async for``."""
-        engine, request = await asyncio.to_thread(self._request, kwargs)
-        pieces = engine.astream(self._as_turn(prompt, formatted), **request)
-        return _agrowing(pieces, _completion)
+        pieces, answer = await self._aask(self._turn, (prompt, formatted), kwargs)
+        return agrowing(pieces, answer, answer.completion)
 
-    def _as_turn(self, prompt: str, formatted: bool) -> list[dict[str, str]]:
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002 - LlamaIndex's; it prints what tools give
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or ())
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        if user_msg is not None:
+            messages.append(user_msg)
+        choice = kwargs.pop("tool_choice", None)
+        if choice is None and tool_required:
+            choice = "required"
+        return {
+            "messages": messages,
+            "tools": [_schema(tool) for tool in tools or ()],
+            "tool_choice": choice,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,
+        **kwargs: Any,  # noqa: ARG002 - LlamaIndex's
+    ) -> list[ToolSelection]:
+        """The calls that a response makes.
+
+        Args:
+            response: an answer to ``chat_with_tools`` or its twins.
+            error_on_no_tool_call: whether there has to be a call. Where not, a call of a tool that
+                there is not is given as well: LlamaIndex's agents answer it with an error, and the
+                model goes on.
+            **kwargs: none that matter here.
+
+        Raises:
+            ValueError: there is no call although there has to be one, or the model wrote none but
+                invalid ones, such as one that ``max_tokens`` cut off.
+        """
+        return selections(response, required=error_on_no_tool_call)
+
+    def _ask(
+        self,
+        way: Literal["stream", "astream"],
+        tell: Callable[[Any], list[dict[str, Any]]],
+        given: Any,
+        call: dict[str, Any],
+    ) -> tuple[Any, Answer]:
+        """Settles all that one call needs: its pieces to come, and the answer to gather them in."""
+        from linalign_integrations.prompts import read_choice
+        from linalign_integrations.prompts.schemas import tell_schema
+
+        if (tools := call.get("tools")) is not None:
+            call["tools"] = [_schema(tool) for tool in tools]
+        call["tool_choice"] = read_choice(call.get("tool_choice"))
+        named = call.get("principles") is not None or call.get("preferences") is not None
+        for_work = isinstance(given, (Plumbing, tuple)) or call.get("grammar") is not None
+        if not named and (self.align == "nothing" or (self.align == "answers" and for_work)):
+            call["principles"] = ()
+        engine, request = self._request(call)
+        tools = request.get("tools")
+        names = (tool["function"]["name"] for tool in tools or ())
+        answer = Answer(engine.model_id, frozenset(names))
+        ask, told = getattr(engine, way), tell(given)
+        if isinstance(given, Extraction):
+            told = tell_schema(told, given.schema)
+        choice, preferences = request.get("tool_choice", "auto"), request["preferences"]
+        whole = self.align == "everything" or named or not tools or choice == "none"
+        if whole or not preferences.principles:
+            return ask(told, **request), answer
+        plain = preferences.model_copy(update={"principles": ()})
+        first = ask(told, **{**request, "preferences": plain})
+        if choice != "auto":
+            return first, answer
+        then = ask(told, **{**request, "tool_choice": "none"})
+        return (decide if way == "stream" else adecide)(first, then), answer
+
+    async def _aask(
+        self, tell: Callable[[Any], list[dict[str, Any]]], given: Any, call: dict[str, Any]
+    ) -> tuple[Any, Answer]:
+        # Weights, profiles, prompts and grammars are read where nobody else has to wait for them.
+        return await asyncio.to_thread(self._ask, "astream", tell, given, call)
+
+    def _take_preferences(self, call: dict[str, Any], **levels: Any) -> Preferences:
+        if self._settled is not None and call.get("preferences") is None:
+            call["preferences"] = self._settled
+        return super()._take_preferences(call, **levels)
+
+    def _settle(self, *, for_work: bool = False) -> Self:
+        """A copy whose preferences are those of now, whenever it is asked."""
+        copy = self._copy(align="nothing") if for_work and self.align == "answers" else self._copy()
+        if copy.align != "nothing":
+            copy._settled = self._take_preferences({})
+        return copy
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+        messages = super()._get_messages(prompt, **prompt_args)
+        return messages if is_answer(prompt) else Plumbing(messages)
+
+    def _turns(self, messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+        to_prompt = self.messages_to_prompt
+        if to_prompt in (None, messages_to_prompt):
+            return as_dicts(messages)
+        return [{"role": "user", "content": to_prompt(messages)}]
+
+    def _turn(self, given: tuple[str, bool]) -> list[dict[str, Any]]:
+        prompt, formatted = given
         to_prompt = self.completion_to_prompt
         text = prompt if formatted or to_prompt is None else to_prompt(prompt)
         return [{"role": "user", "content": text}]
 
 
-def _as_dicts(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    return [_as_dict(message) for message in messages]
-
-
-def _as_dict(message: ChatMessage) -> dict[str, str]:
-    if not all(isinstance(block, TextBlock) for block in message.blocks):
-        kinds = ", ".join(sorted({type(block).__name__ for block in message.blocks}))
-        raise InvalidMessages(f"this model reads text; a message holds {kinds}")
-    role = _ROLES.get(message.role, message.role.value)
-    return {"role": role, "content": message.content or ""}
-
-
-def _growing(
-    pieces: Iterable[Piece], respond: Callable[..., _Response]
-) -> Generator[_Response, None, None]:
-    text = ""
-    for piece in pieces:
-        text += piece.text
-        yield respond(text, piece, delta=piece.text)
-
-
-async def _agrowing(
-    pieces: AsyncIterable[Piece], respond: Callable[..., _Response]
-) -> AsyncGenerator[_Response, None]:
-    text = ""
-    async for piece in pieces:
-        text += piece.text
-        yield respond(text, piece, delta=piece.text)
-
-
-def _raw(answer: Result | Piece) -> dict[str, Any]:
-    usage = answer.usage
-    if usage is None:
-        return {}
-    return {
-        "finish_reason": answer.finish_reason,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        },
-        "branch_tokens": usage.branch_tokens,
-    }
-
-
-def _chat_response(text: str, answer: Result | Piece, delta: str | None = None) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-    return ChatResponse(message=message, delta=delta, raw=_raw(answer))
-
-
-def _completion(text: str, answer: Result | Piece, delta: str | None = None) -> CompletionResponse:
-    return CompletionResponse(text=text, delta=delta, raw=_raw(answer))
+def _schema(tool: Any) -> Any:
+    """A tool of LlamaIndex's as a function schema; anything else is for the engine to judge."""
+    about = getattr(tool, "metadata", None)
+    return tool if about is None else about.to_openai_tool(skip_length_check=True)

@@ -13,7 +13,7 @@ from linalign_integrations.prompts.branches import Branch, BranchPlan, plan_bran
 from linalign_integrations.prompts.format import PromptFormat
 from linalign_integrations.prompts.formats import AnswerFormat
 from linalign_integrations.prompts.messages import Message, normalise_messages
-from linalign_integrations.prompts.tools import Tools, read_tools
+from linalign_integrations.prompts.tools import Tools, read_choice, read_tools
 
 __all__ = [
     "AnswerFormat",
@@ -28,5 +28,6 @@ __all__ = [
     "Tools",
     "normalise_messages",
     "plan_branches",
+    "read_choice",
     "read_tools",
 ]

@@ -97,6 +97,29 @@ def read_tools(
     return Tools(definitions, choice, parallel and choice in MODES)
 
 
+def read_choice(choice: object) -> str | None:
+    """``tool_choice`` of the engine for what callers of the frameworks write.
+
+    Args:
+        choice: one of the engine's own; ``"any"`` or True, which mean ``"required"``; False, which
+            means ``"none"``; or OpenAI's mapping that names a function.
+
+    Raises:
+        InvalidTools: it is none of these.
+    """
+    read = choice
+    if isinstance(choice, Mapping) and isinstance(function := choice.get("function"), Mapping):
+        read = function.get("name") or choice
+    if isinstance(read, bool):
+        return "required" if read else "none"
+    if read is None or isinstance(read, str):
+        return "required" if read == "any" else read
+    raise InvalidTools(
+        f"tool_choice={choice!r} is neither {', '.join(MODES)}, any, the name of a tool, nor "
+        '{"type": "function", "function": {"name": ...}}'
+    )
+
+
 def _definition(tool: object, place: int) -> dict[str, Any]:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(tool, Mapping) or not isinstance(function, Mapping):
