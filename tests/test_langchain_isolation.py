@@ -176,7 +176,7 @@ def test_a_cache_tells_every_argument_of_a_call_apart(
 ) -> None:
     long = "z" * 300
     alike = [Grammar.regex(f"({long}|{word}|{long})") for word in ("yes", "no!")]
-    assert repr(alike[0]) == repr(alike[1]), "long grammars are shortened where they are shown"
+    assert repr(alike[0])[:40] == repr(alike[1])[:40], "long ones are shown in short"
     calls: list[dict[str, Any]] = [
         {},
         {"principles": [ANN]},

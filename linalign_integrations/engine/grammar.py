@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from itertools import takewhile
 from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -132,7 +133,12 @@ class Grammar:
             )
 
     def __repr__(self) -> str:
-        return f"Grammar(kind={self.kind!r}, text={shortened(self.text)})"
+        shown = shortened(self.text)
+        # Caches compare what objects look like: unequal ones must not look alike.
+        if shown != repr(self.text):
+            text = self.text.encode(errors="surrogatepass")
+            shown += f", digest={blake2b(text, digest_size=8).hexdigest()!r}"
+        return f"Grammar(kind={self.kind!r}, text={shown})"
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str | type[BaseModel]) -> Grammar:

@@ -258,11 +258,7 @@ def _key(call: dict[str, Any]) -> str | None:
     from linalign_integrations.engine import Grammar
 
     said = {name: value for name, value in call.items() if name not in _TRACING}
-    grammar = said.get("grammar")
-    if isinstance(grammar, Grammar):
-        # Its repr is shortened.
-        said["grammar"] = (grammar.kind, grammar.text)
-    elif grammar is not None:
+    if not isinstance(said.get("grammar"), Grammar | None):
         # A constraint of the caller's own has a state, and no two are known to be equal.
         said["grammar"] = uuid4()
     return fingerprint(sorted(said.items())) if said else None
