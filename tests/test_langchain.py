@@ -313,7 +313,7 @@ def test_fields_of_the_wrong_type_raise_this_package_s_errors(make: Callable) ->
 def test_what_would_be_ignored_is_refused(make: Callable) -> None:
     with pytest.raises(InvalidArgument, match="did you mean 'principles'"):
         make(principle=["Be brief."])
-    for call in ({"principle": ["Be brief."]}, {"logit_bias": {1: 2.0}}, {"n": 3}):
+    for call in ({"principle": ["Be brief."]}, {"logit_bias": {1: 2.0}}, {"best_of": 3}):
         with pytest.raises(InvalidArgument, match="does not understand"):
             make().invoke("Hi", **call)
     assert make(timeout=60, max_retries=2, api_key="x").invoke("Hi", tools=[], tool_choice=None)
