@@ -107,7 +107,7 @@ class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  #
         return RunnableBinding.lc_id()
 
 
-class ConfigurableLinAlign(Askable, RunnableConfigurableFields[LanguageModelInput, AIMessage]):
+class ConfigurableLinAlign(Askable, RunnableConfigurableFields):  # type: ignore[type-arg]
     """A model whose fields a configuration sets, also when it was given tools or a schema."""
 
     def bind(self, **kwargs: Any) -> BoundLinAlign:
