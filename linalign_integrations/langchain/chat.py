@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from linalign_integrations.langchain.structured import Format
 
 
-class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
+class ChatLinAlign(Askable, Adapter, BaseChatModel):
     """A local Hugging Face model as a LangChain chat model with per-user preferences.
 
     Example:
@@ -144,17 +144,18 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
-        ask = super().astream
+        ask: Any = super().astream
         if self.profiles is None:
             settle(self, config, kwargs)
-            return ask(input, config, stop=stop, **kwargs)
+            answer: AsyncIterator[AIMessageChunk] = ask(input, config, stop=stop, **kwargs)
+            return answer
         # A profile is read where nobody else waits for it, in the context of this moment.
         context = copy_context()
 
         async def pieces() -> AsyncIterator[AIMessageChunk]:
             await asyncio.to_thread(context.run, settle, self, config, kwargs)
-            async with aclosing(ask(input, config, stop=stop, **kwargs)) as answer:
-                async for piece in answer:
+            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
+                async for piece in told:
                     yield piece
 
         return pieces()
@@ -294,9 +295,10 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
             if call.get("grammar") is not None:
                 raise InvalidArgument("response_format= and grammar= exclude each other")
             call["grammar"] = form.grammar
-            told = told if form.told is None else tell_schema(told, form.told)
-        if (tools := call.get("tools")) is not None:
+        if tools := call.get("tools"):
             call["tools"] = as_schemas(tools)
+        if form is not None and form.told is not None:
+            told = tell_schema(told, form.told, after_tools=bool(tools))
         call["tool_choice"] = read_tool_choice(call.get("tool_choice"))
         # What has been used already where it is bound.
         call.pop("strict", None)
