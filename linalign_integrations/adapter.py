@@ -217,13 +217,15 @@ class Adapter(BaseModel):
         *,
         config: Mapping[str, Any] | None = None,
         context: object = None,
+        profiles: Profiles | None = None,
+        house_rules: Preferences | None = None,
     ) -> Preferences:
         """Resolves the preferences of one call and removes from ``call`` what it said of them."""
         said = {name: call.pop(name, None) for name in _PREFERENCE_FIELDS}
         whole = call.pop("preferences", None)
         if whole is not None and not isinstance(whole, Preferences):
             raise _not_preferences(whole)
-        kept = self.profiles
+        kept = profiles or self.profiles
         return resolve(
             call=as_preferences(whole, **said),
             config=config,
@@ -233,6 +235,7 @@ class Adapter(BaseModel):
             profiles=kept if kept is None or isinstance(kept, Profiles) else open_profiles(kept),
             on_profile_error=self.on_profile_error,
             on_unknown_user=self.on_unknown_user,
+            house_rules=house_rules,
         )
 
     def _sampling(

@@ -330,3 +330,12 @@ def test_memory_is_told_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2**26 < here < 2**40
     monkeypatch.setattr(experiments, "_STATM", Path("/no/such/file"))
     assert here / 4 < experiments.used_memory(torch.device("cpu")) < 2**40
+
+
+def test_a_framework_s_class_streams_what_the_engine_would(lab: experiments.Lab) -> None:
+    case = peers.make_case(lab.engine, "framework", SMALL.prompt)
+    arguments = peers.ours_arguments(case, SMALL.steps)
+    answer = lab.engine.generate(case.messages, **arguments).text
+    for make in experiments.FRAMEWORKS.values():
+        pieces: Any = make(lab.engine)(case, SMALL.steps)
+        assert "".join(piece.text for piece in pieces) == answer

@@ -33,7 +33,7 @@ from transformers import (
 from linalign_integrations import Engine, Preferences, Principle, SamplingParams
 from linalign_integrations.alignment import align
 from linalign_integrations.engine.sampling import choose, uniform
-from linalign_integrations.engine.text import TextAssembler
+from linalign_integrations.engine.text import Stops, TextAssembler
 from linalign_integrations.errors import (
     EngineClosed,
     GenerationFailed,
@@ -183,14 +183,11 @@ class Scripted:
 
 
 def assemble(stop: tuple[str, ...], *tokens: bytes) -> tuple[list[str], bool]:
-    text = TextAssembler(Scripted(*tokens), stop)  # type: ignore[arg-type]
-    pieces = []
-    for token in range(len(tokens)):
-        pieces.append(text.push(token))
-        if text.stopped:
-            break
-    pieces.append(text.finish())
-    return pieces, text.stopped
+    text = TextAssembler(Scripted(*tokens))  # type: ignore[arg-type]
+    stops = Stops(stop)
+    pieces = [stops.push(text.push(token)) for token in range(len(tokens))]
+    pieces.append(stops.push(text.finish(), last=True))
+    return pieces, stops.stopped
 
 
 def test_a_stop_string_may_span_tokens_and_no_part_of_it_is_emitted() -> None:
@@ -231,7 +228,7 @@ def test_streamed_text_equals_the_decoded_tokens_for_random_bytes() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         ids = torch.randint(0, 262, (40,), generator=generator).tolist()
-        text = TextAssembler(form, ())
+        text = TextAssembler(form)
         streamed = "".join([text.push(token) for token in ids]) + text.finish()
         assert streamed == tokenizer().decode(ids)
 
@@ -265,7 +262,7 @@ def byte_fallback() -> PreTrainedTokenizerFast:
 def test_characters_spelt_in_byte_tokens_come_out_whole(text: str) -> None:
     made = byte_fallback()
     made.chat_template = CHATML
-    assembler = TextAssembler(PromptFormat(made), ())
+    assembler = TextAssembler(PromptFormat(made))
     ids = made.encode(text, add_special_tokens=False)
     pieces = [assembler.push(token) for token in ids] + [assembler.finish()]
     assert "".join(pieces) == made.decode(ids) == text

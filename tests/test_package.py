@@ -50,8 +50,13 @@ def test_the_public_names_are_the_documented_ones() -> None:
     assert all(hasattr(linalign_integrations, name) for name in linalign_integrations.__all__)
     from linalign_integrations import langchain, llama_index
 
-    assert sorted(langchain.__all__) == ["ChatLinAlign", "LinAlignLLM"]
-    assert llama_index.__all__ == ["LinAlign"]
+    assert sorted(langchain.__all__) == [
+        "ChatLinAlign",
+        "LinAlignLLM",
+        "PreferencesMiddleware",
+    ]
+    assert all(hasattr(langchain, name) for name in langchain.__all__)
+    assert llama_index.__all__ == ["LinAlign", "answers_only", "unaligned"]
     with pytest.raises(AttributeError, match="no attribute 'Motor'"):
         _ = linalign_integrations.Motor
 

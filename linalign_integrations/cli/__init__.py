@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from linalign_integrations.cli import agents, bench, chat, demo, pocket, profiles, weights
+from linalign_integrations.cli import (
+    agents,
+    bench,
+    chat,
+    demo,
+    places,
+    pocket,
+    profiles,
+    weights,
+)
 from linalign_integrations.errors import LinAlignError
 
 __all__ = ["app", "main"]
@@ -191,6 +200,19 @@ def run_agents(
         only=only,
         json_file=json_file,
     )
+
+
+@app.command("places")
+def run_places(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help='"pocket", or the folder of one trained like it.')
+    ] = "pocket",
+    count: Annotated[int, typer.Option(min=1, help="Held-out cases per place.")] = 100,
+    seed: Annotated[int, typer.Option(help="Same seed, same cases and draws.")] = 7,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Whether chains, RAG, agents and streams follow principles as the bare engine does."""
+    places.run(Console(), model=model, count=count, seed=seed, json_file=json_file)
 
 
 def main() -> None:

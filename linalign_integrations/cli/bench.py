@@ -105,6 +105,7 @@ EXPERIMENTS = (
     "gap",
     "share",
     "resolve",
+    "adapter",
 )
 
 _LEAST_CONTEXT = 1024
@@ -176,6 +177,7 @@ def targets(shape: Shape | None, dtype: torch.dtype, device: torch.device) -> di
         "gap": Target("≤", 4),
         "memory": Target("≤", 1.02),
         "resolve": Target("≤", 1),
+        "adapter": Target("≤", 1.05),
     }
     # A share of the step is asked for at a large vocabulary only.
     return made | ({"share": Target("≤", 0.05)} if shape is Shape.M500 else {})

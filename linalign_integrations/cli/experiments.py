@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from linalign_integrations.cli.peers import (
     PEERS,
     PLAIN,
     SEQUENTIAL,
+    TEMPERATURE,
     Case,
     Timing,
     asking,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         AsyncGenerator,
         Callable,
         Generator,
+        Iterable,
         Mapping,
         Sequence,
     )
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, Piece, Result, Usage
 
     Take = Callable[[int], Mapping["Figure", float]]
+    Streaming = Callable[[Case, int], Iterable[object]]
 
 
 class Figure(NamedTuple):
@@ -165,6 +169,8 @@ REUSED = "prompt tokens that need not be read again"
 GAP = "steps of a stream while a long prompt arrives"
 SHARE = "parts of a step"
 RESOLVING = "finding the preferences of a call"
+THROUGH = "time per token of a stream, one user"
+WORK = "processor time per token of a stream, one user"
 MEMORY = "memory after many requests"
 UNITS = {
     PER_TOKEN: "ms",
@@ -178,6 +184,8 @@ UNITS = {
     GAP: "ms",
     SHARE: "ms",
     RESOLVING: "µs",
+    THROUGH: "ms",
+    WORK: "ms",
     MEMORY: "MiB",
 }
 # Curves show growth, which takes fewer rounds than a ratio that is held against a target.
@@ -623,6 +631,57 @@ def resolving(lab: Lab) -> Experiment:
     )
 
 
+def _through_langchain(engine: Engine) -> Streaming:
+    class Chat(ChatLinAlign):
+        # A model with random weights has no name to be loaded by.
+        def _engine(self, model: str | None = None) -> Engine:
+            del model
+            return engine
+
+    chat = Chat(model=engine.model_id)
+
+    def stream(case: Case, steps: int) -> Iterable[object]:
+        asked: dict[str, Any] = {"temperature": TEMPERATURE, "seed": 0, "max_tokens": steps}
+        return chat.stream(case.messages, preferences=case.preferences, **asked)
+
+    return stream
+
+
+# Frameworks' classes whose streams are held against the engine's own.
+FRAMEWORKS: dict[str, Callable[[Engine], Streaming]] = {"ChatLinAlign": _through_langchain}
+
+
+def adapters(lab: Lab) -> Experiment:
+    """What a framework's class adds to each token of a stream."""
+
+    def bare(case: Case, steps: int) -> Iterable[object]:
+        return lab.engine.stream(case.messages, **ours_arguments(case, steps))
+
+    ways = {OURS: bare, **{name: make(lab.engine) for name, make in FRAMEWORKS.items()}}
+
+    def take(name: str) -> Take:
+        def measured(number: int) -> dict[Figure, float]:
+            case = make_case(lab.engine, f"{name} {number}", lab.scale.prompt)
+            pieces = iter(ways[name](case, lab.scale.steps))
+            next(pieces)
+            # Other processes disturb the one clock and hardly the other.
+            first, worked = time.perf_counter(), time.process_time()
+            # Whoever wraps a stream may add pieces to it: tokens are counted, not pieces.
+            deque(pieces, maxlen=0)
+            took = {THROUGH: time.perf_counter() - first, WORK: time.process_time() - worked}
+            steps = lab.scale.steps - 1
+            return {Figure(kind, name): 1e3 * spent / steps for kind, spent in took.items()}
+
+        return measured
+
+    told = []
+    for quantity in (THROUGH, WORK):
+        own = Figure(quantity, OURS)
+        target = lab.targets.get("adapter") if quantity == THROUGH else None
+        told += [Told(own), *(Told(Figure(quantity, name), own, target) for name in FRAMEWORKS)]
+    return Experiment([take(name) for name in ways], told, lab.scale.rounds)
+
+
 # Memory comes first: what the other experiments allocate would hide what grows.
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "memory": memory,
@@ -634,6 +693,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "gap": gap,
     "share": share,
     "resolve": resolving,
+    "adapter": adapters,
 }
 
 

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from itertools import takewhile
 from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -23,6 +24,7 @@ from linalign_integrations.errors import (
     MissingExtra,
     UnsupportedModel,
 )
+from linalign_integrations.prompts.schemas import close_objects, loosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +134,12 @@ class Grammar:
             )
 
     def __repr__(self) -> str:
-        return f"Grammar(kind={self.kind!r}, text={shortened(self.text)})"
+        shown = shortened(self.text)
+        # Caches compare what objects look like: unequal ones must not look alike.
+        if shown != repr(self.text):
+            text = self.text.encode(errors="surrogatepass")
+            shown += f", digest={blake2b(text, digest_size=8).hexdigest()!r}"
+        return f"Grammar(kind={self.kind!r}, text={shown})"
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str | type[BaseModel]) -> Grammar:
@@ -445,6 +452,46 @@ def check_schema(schema: object) -> None:
                 f"the JSON schema cannot be enforced: minProperties {least} is more than the "
                 "properties that are required; name more in required, or leave it out"
             )
+
+
+def find_unenforceable(schema: Mapping[str, Any]) -> str | None:
+    """What of a JSON schema cannot be enforced while an answer is written; None if nothing.
+
+    Raises:
+        MissingExtra: the extra ``grammar`` is not installed.
+    """
+    _require_llguidance()
+    from llguidance import LLMatcher
+
+    grammar = Grammar.json_schema(schema)
+    try:
+        error = LLMatcher.validate_grammar(json.dumps({"grammars": [_source(grammar)]}))
+    except InvalidGrammar as refused:
+        return str(refused)
+    return str(_invalid(grammar, error)) if error else None
+
+
+def enforceable(schema: Mapping[str, Any]) -> tuple[Grammar, str | None]:
+    """The grammar for a JSON schema, as much of it as can be enforced while an answer is written.
+
+    Objects have no properties but those that the schema names, unless it says itself what else
+    there may be.
+
+    Returns:
+        The grammar, and what it leaves out, which is to be checked afterwards; None if nothing. A
+        schema that cannot be enforced at all is left as it is, so that its use says why.
+
+    Raises:
+        InvalidGrammar: it is not a schema.
+        MissingExtra: the extra ``grammar`` is not installed.
+    """
+    closed = close_objects(schema)
+    if (fault := find_unenforceable(closed)) is None:
+        return Grammar.json_schema(closed), None
+    looser = loosen(closed)
+    if find_unenforceable(looser) is not None:
+        return Grammar.json_schema(closed), None
+    return Grammar.json_schema(looser), fault
 
 
 def _parts(schema: object) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,54 +51,59 @@ class PrefixStore:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # The least recently used first.
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._next = 0
+        # The least recently used first; named by their tokens, which bytes sort like.
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        # Sorted, what has most in common stands side by side: nobody looks at every entry.
+        self._order: list[bytes] = []
         self.size = 0
 
-    def find(self, token_ids: Sequence[int]) -> tuple[int, Layers]:
+    def find(self, token_ids: Sequence[int] | Tokens) -> tuple[int, Layers]:
         """The longest known start of these tokens: its length, and rows that begin with it.
 
-        What is not worth its while is not found, nor does it count as used.
+        What is not worth its while is not found. Nothing counts as used yet: when the request is
+        done its own row is kept, or the one that holds all of it is.
         """
         wanted = as_tokens(token_ids)
-        best, length = None, WORTHWHILE
-        for name, entry in self._entries.items():
-            shared = common(wanted, entry.token_ids)
-            # Of equals the one used last: so many begin alike that the others could never go.
-            if shared >= length:
-                best, length = name, shared
-        if best is None:
+        at = bisect_left(self._order, _name(wanted))
+        beside = self._order[max(0, at - 1) : at + 1]
+        shared = [common(wanted, self._entries[name].token_ids) for name in beside]
+        length = max(shared, default=0)
+        if length < WORTHWHILE:
             return 0, []
-        self._entries.move_to_end(best)
+        best = beside[shared.index(length)]
         return length, self._entries[best].layers
 
-    def told(self, token_ids: Sequence[int], user: str | None) -> int:
+    def told(self, token_ids: Sequence[int] | Tokens, user: str | None) -> int:
         """How many of the first tokens are kept and known to that user already.
 
         Where this user's own are not worth their while none are told, whatever strangers sent.
         """
         wanted = as_tokens(token_ids)
-        known = [
-            min(common(wanted, entry.token_ids), entry.owners[user])
-            for entry in self._entries.values()
-            if user in entry.owners
-        ]
-        longest = max(known, default=0)
+        at = bisect_left(self._order, _name(wanted))
+        longest = WORTHWHILE - 1
+        for places in (range(at - 1, -1, -1), range(at, len(self._order))):
+            for place in places:
+                entry = self._entries[self._order[place]]
+                shared = common(wanted, entry.token_ids)
+                if shared <= longest:
+                    break  # the further away, the less in common
+                longest = max(longest, min(shared, entry.owners.get(user, 0)))
         return longest if longest >= WORTHWHILE else 0
 
     def holds(self, token_ids: Sequence[int], user: str | None) -> bool:
         """Whether all of these tokens begin a kept row; if so that user is known to know them."""
-        wanted = as_tokens(token_ids)
-        for name, entry in self._entries.items():
-            if common(wanted, entry.token_ids) == len(wanted):
-                entry.owners[user] = max(entry.owners.get(user, 0), len(wanted))
-                self._entries.move_to_end(name)
-                return True
-        return False
+        name = _name(as_tokens(token_ids))
+        at = bisect_left(self._order, name)
+        if at == len(self._order) or not self._order[at].startswith(name):
+            return False
+        found = self._order[at]
+        owners = self._entries[found].owners
+        owners[user] = max(owners.get(user, 0), len(token_ids))
+        self._entries.move_to_end(found)
+        return True
 
     def add(self, token_ids: Sequence[int], layers: Layers, user: str | None) -> None:
-        """Keeps a row, in place of those that are only the start of it.
+        """Keeps a row that is not held yet, in place of the one that is only the start of it.
 
         Args:
             token_ids: its tokens.
@@ -108,14 +114,16 @@ class PrefixStore:
         size = sum(one.numel() * one.element_size() for pair in layers for one in pair)
         if size > self._limit:
             return
+        name = _name(ids)
         owners = {user: len(ids)}
-        for name, entry in list(self._entries.items()):
-            if common(ids, entry.token_ids) == len(entry.token_ids):
-                for owner, length in entry.owners.items():
-                    owners[owner] = max(owners.get(owner, 0), length)
-                self._remove(name)
-        self._entries[self._next] = _Entry(ids, layers, size, owners)
-        self._next += 1
+        # No entry begins another, so there is one start at most, and it stands right before.
+        at = bisect_left(self._order, name)
+        if at and name.startswith(start := self._order[at - 1]):
+            for owner, length in self._entries[start].owners.items():
+                owners[owner] = max(owners.get(owner, 0), length)
+            self._remove(start)
+        self._entries[name] = _Entry(ids, layers, size, owners)
+        insort(self._order, name)
         self.size += size
         while self.size > self._limit:
             self._remove(next(iter(self._entries)))
@@ -123,13 +131,15 @@ class PrefixStore:
     def clear(self) -> None:
         """Forgets everything."""
         self._entries.clear()
+        self._order.clear()
         self.size = 0
 
-    def _remove(self, name: int) -> None:
+    def _remove(self, name: bytes) -> None:
         self.size -= self._entries.pop(name).size
+        del self._order[bisect_left(self._order, name)]
 
 
-def as_tokens(token_ids: Sequence[int]) -> Tokens:
+def as_tokens(token_ids: Sequence[int] | Tokens) -> Tokens:
     """Token ids in the form that is compared fastest."""
     return np.asarray(token_ids, dtype=np.int32)
 
@@ -140,3 +150,8 @@ def common(first: Tokens, second: Tokens) -> int:
     differs = first[:length] != second[:length]
     at = int(differs.argmax()) if length else 0
     return at if length and differs[at] else length
+
+
+def _name(ids: Tokens) -> bytes:
+    """Bytes that sort like the tokens."""
+    return ids.astype(">i4").tobytes()

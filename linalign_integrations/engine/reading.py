@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from linalign_integrations.engine.prefixes import WORTHWHILE, as_tokens, common
+from linalign_integrations.engine.prefixes import WORTHWHILE, common
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Reading:
         self._prompts = request.plan.token_ids
         self._logits: dict[int, Tensor] = {}
         best = max(known, key=lambda one: one[0])
-        first, *others = map(as_tokens, self._prompts)
+        first, *others = request.prompts
         shared = min((common(first[:-1], ids[:-1]) for ids in others), default=0)
         # Tokens that all branches begin with and that are not known: these are read in one row.
         together = rows.divisible and shared - best[0] >= WORTHWHILE

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from linalign_integrations.engine.answer import FinishReason, Piece, Usage
+from linalign_integrations.engine.prefixes import as_tokens
 from linalign_integrations.engine.record import Recorder, Strength
 from linalign_integrations.engine.text import Stops, TextAssembler
 
@@ -39,10 +40,12 @@ class Request:
         explain: alternatives to record of each token; 0 records nothing.
 
     Attributes:
+        prompts: the tokens of each branch in the form that is compared fastest.
         first: its first row in the running batch; the others follow, one per branch.
         next: the tokens that every branch reads in the next step.
         drawn: the tokens of the answer so far.
         reused: prompt tokens that the same user sent before.
+        awaits: whose prompts, being read, will spare it most of its own.
         cancelled: nobody waits for it any more; anybody may set it.
         deliver: takes the pieces and the error that ends the answer.
     """
@@ -64,6 +67,7 @@ class Request:
         self.plan = plan
         self.preferences = preferences
         self.sampling = sampling
+        self.prompts = [as_tokens(ids) for ids in plan.token_ids]
         self._steering = steering
         self._reader = reader
         self.user = user
@@ -72,6 +76,7 @@ class Request:
         self.next: list[int] = []
         self.drawn: list[int] = []
         self.reused = 0
+        self.awaits: Request | None = None
         self.cancelled = False
         self.deliver: Delivery = _nobody
         longest = max(map(len, plan.token_ids))
@@ -81,7 +86,7 @@ class Request:
         self._ends = ends | {named[text] for text in sampling.stop if text in named}
         # Stop texts are looked for in what is visible.
         self._stops = Stops(sampling.stop)
-        self._text = TextAssembler(form, (), steering.shown)
+        self._text = TextAssembler(form, steering.shown)
         self._reasoning_tokens = 0
         self._draws = 0
         self._kl = self._ratios = 0.0

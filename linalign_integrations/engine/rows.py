@@ -129,10 +129,9 @@ class Rows(Cache):
     def read(self, row: int) -> Layers:
         """Copies of a row's keys and values."""
         length = self.lengths[row]
-        return [
-            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
-            for layer in self._rows
-        ]
+        held = [one[row, :, :length] for layer in self._rows for one in (layer.keys, layer.values)]
+        copies = iter(_together(held))
+        return list(zip(copies, copies, strict=True))
 
     def release(self) -> None:
         """Gives everything back, the model included; the rows are of no use any more."""
@@ -236,14 +235,14 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def fit(self, keys: Tensor, values: Tensor, room: tuple[int, int]) -> None:
         """Allocates on first use, when the shape of a head is known."""
         if not self.is_initialized:
-            self.keys, self.values = _zeros(keys, room), _zeros(values, room)
+            self.keys, self.values = _room(keys, room), _room(values, room)
             self.is_initialized = True
 
     def grown(self, room: tuple[int, int], rows: int, length: int) -> tuple[Tensor, Tensor] | None:
         """Copies with other room that hold the first tokens of the first rows; None if unused."""
         if not self.is_initialized:
             return None
-        keys, values = _zeros(self.keys, room), _zeros(self.values, room)
+        keys, values = _room(self.keys, room), _room(self.values, room)
         keys[:rows, :, :length] = self.keys[:rows, :, :length]
         values[:rows, :, :length] = self.values[:rows, :, :length]
         return keys, values
@@ -275,9 +274,23 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return -1
 
 
-def _zeros(like: Tensor, room: tuple[int, int]) -> Tensor:
+def _room(like: Tensor, room: tuple[int, int]) -> Tensor:
     """Room for rows and positions; zeros, since a masked key counts as 0 times its value."""
-    shape = (room[0], like.shape[1], room[1], like.shape[3])
+    return _zeros(like, (room[0], like.shape[1], room[1], like.shape[3]))
+
+
+def _together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies that lie in one piece of memory.
+
+    What is kept of rows comes and goes in all sizes, and among thousands of small pieces malloc
+    soon held as much memory between them as in them.
+    """
+    sizes = [one.numel() for one in tensors]
+    pieces = torch.split(_zeros(tensors[0], (sum(sizes),)), sizes)
+    return [piece.view(one.shape).copy_(one) for piece, one in zip(pieces, tensors, strict=True)]
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     # Asked this way, the system hands out zeroed pages as they are first used; torch would write

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from linalign_integrations.engine.prefixes import WORTHWHILE, as_tokens, common
+from linalign_integrations.engine.prefixes import WORTHWHILE, common
 from linalign_integrations.engine.reading import Reading
 from linalign_integrations.engine.sampling import choose
 from linalign_integrations.engine.teams import release_team
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from linalign_integrations.engine.answer import Piece
-    from linalign_integrations.engine.prefixes import PrefixStore
+    from linalign_integrations.engine.prefixes import PrefixStore, Tokens
     from linalign_integrations.engine.reading import Known
     from linalign_integrations.engine.request import Request
     from linalign_integrations.engine.rows import Layers, Rows
@@ -217,7 +217,9 @@ class Scheduler:
 
     def _next_pieces(self) -> dict[Request, list[Sequence[int]]]:
         """What to read of the prompts in this step; requests are admitted while that is little."""
-        left = self._budget()
+        with self._lock:
+            waiting = self._count_waiting()
+        left = self._budget(waiting + len(self._readings))
         pieces: dict[Request, list[Sequence[int]]] = {}
         for reading in self._to_read():
             if left <= 0:
@@ -233,24 +235,25 @@ class Scheduler:
             if self._seat(request):
                 yield self._readings[request]
 
-    def _budget(self) -> int:
-        """About how many tokens of prompts to read in the next step, all rows together."""
+    def _budget(self, unbegun: int) -> int:
+        """About how many tokens of prompts to read in the next step, all rows together.
+
+        Args:
+            unbegun: how many requests wait for their first token.
+        """
         running = len(self._seated) - len(self._readings)
         if not running:
             return _LARGEST_PIECE
         if not (self._step_time and self._token_time):
             # The first piece, whose speed is not known yet, is small.
             return _LEAST_PIECE
-        with self._lock:
-            waiting = self._count_waiting() + len(self._readings)
-        patience = min(_MOST_PATIENCE, _PATIENCE * max(1.0, waiting / running))
+        patience = min(_MOST_PATIENCE, _PATIENCE * max(1.0, unbegun / running))
         budget = int(patience * self._step_time / self._token_time)
         return min(_LARGEST_PIECE, max(_LEAST_PIECE, budget))
 
     def _next_request(self) -> Request | None:
         """The one whose turn it is, if there is room for it."""
         with self._lock:
-            self._count_waiting()
             if not self._lines:
                 return None
             user, line = next(iter(self._lines.items()))
@@ -268,8 +271,8 @@ class Scheduler:
         """Gives a request rows that hold what is known of its prompts."""
         request.first = len(self._rows.lengths)
         try:
-            known = [self._known(ids) for ids in request.plan.token_ids]
-            told = self._prefixes.told(request.plan.token_ids[0][:-1], request.user)
+            known = self._known(request)
+            told = self._prefixes.told(request.prompts[0][:-1], request.user)
             reading = Reading(request, self._rows, known)
         except Exception as error:  # noqa: BLE001 - no memory for one request's rows
             try:
@@ -291,32 +294,41 @@ class Scheduler:
 
     def _is_being_read(self, request: Request) -> bool:
         """Whether somebody's prompt, once it is read, will spare it most of its own."""
-        if not self._rows.divisible or not self._readings:
-            return False
-        others = [as_tokens(ids) for one in self._readings for ids in one.plan.token_ids]
-        for ids in request.plan.token_ids:
-            wanted = as_tokens(ids[:-1])
-            spared = max(common(wanted, other) for other in others) - self._known(ids)[0]
-            if spared >= max(WORTHWHILE, len(ids) // 2):
-                return True
-        return False
+        # Asked in each step: nothing is compared again until that prompt is read.
+        if request.awaits not in self._readings:
+            request.awaits = self._to_await(request)
+        return request.awaits is not None
 
-    def _known(self, token_ids: Sequence[int]) -> Known:
-        """Where the longest known start of a prompt can be had, and how long it is.
+    def _to_await(self, request: Request) -> Request | None:
+        if not self._rows.divisible or not self._readings:
+            return None
+        for ids, (known, _) in zip(request.prompts, self._known(request), strict=True):
+            enough = known + max(WORTHWHILE, len(ids) // 2)
+            for one in self._readings:
+                if any(common(ids[:-1], other) >= enough for other in one.prompts):
+                    return one
+        return None
+
+    def _known(self, request: Request) -> list[Known]:
+        """Where the longest known start of each prompt can be had, and how long it is.
 
         The last token always has to be read, since what may follow it is wanted.
         """
         if not self._rows.divisible:
-            return 0, None
-        wanted = as_tokens(token_ids[:-1])
-        length, found = self._prefixes.find(token_ids[:-1])
-        source: int | Layers | None = found or None
+            return [(0, None)] * request.rows
         # A prompt that is still being read may yet turn out to spoil what it wrote.
-        for request in self._running:
-            for row, ids in enumerate(request.plan.token_ids, request.first):
-                shared = common(wanted, as_tokens(ids))
-                if shared > length:
-                    length, source = shared, row
+        rows = [
+            (row, ids) for one in self._running for row, ids in enumerate(one.prompts, one.first)
+        ]
+        return [self._longest_known(ids[:-1], rows) for ids in request.prompts]
+
+    def _longest_known(self, wanted: Tokens, rows: Sequence[tuple[int, Tokens]]) -> Known:
+        length, found = self._prefixes.find(wanted)
+        source: int | Layers | None = found or None
+        for row, ids in rows:
+            shared = common(wanted, ids)
+            if shared > length:
+                length, source = shared, row
         return length, source
 
     def _step(self, new: dict[Request, list[Sequence[int]]]) -> None:
@@ -357,15 +369,15 @@ class Scheduler:
 
     def _reserve(self) -> None:
         """Makes room for the step; where there is no memory the longest request must end."""
-        while self._running:
+        while running := self._running:
             need = [
                 max(self._rows.lengths[one.first : one.first + one.rows]) + len(one.next)
-                for one in self._running
+                for one in running
             ]
             try:
                 self._rows.reserve(max(need))
             except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to give way
-                self._fail(self._running[need.index(max(need))], _failure(error))
+                self._fail(running[need.index(max(need))], _failure(error))
             else:
                 return
 

@@ -1,4 +1,4 @@
-"""Tokens to text as they come: whole characters only, and never a part of a stop string."""
+"""Tokens to text as they come: whole characters only, and never a part of a stop text."""
 
 from __future__ import annotations
 
@@ -18,28 +18,19 @@ class TextAssembler:
 
     Args:
         form: decodes tokens.
-        stop: texts that end the answer; the earliest one cuts it, and is not part of it.
         shown: special tokens that are to stand in the text.
 
     Attributes:
-        written: characters that the tokens have written, those held back or cut off included.
+        written: how many characters came out so far.
     """
 
-    def __init__(
-        self, form: PromptFormat, stop: tuple[str, ...], shown: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, form: PromptFormat, shown: frozenset[int] = frozenset()) -> None:
         self._form = form
         self._shown = shown
-        self._stops = Stops(stop)
         self._token_ids: list[int] = []
         self._settled = 0
         self._given = 0
         self.written = 0
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop text came."""
-        return self._stops.stopped
 
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; what may yet change is held back."""
@@ -53,13 +44,13 @@ class TextAssembler:
         if token_id not in self._form.byte_tokens:
             self._settled, self._given = len(self._token_ids), 0
         self.written += len(fresh)
-        return self._stops.push(fresh)
+        return fresh
 
     def finish(self) -> str:
         """The rest of the text, when no more tokens come."""
         rest = self._decode_new()[self._given :]
         self.written += len(rest)
-        return self._stops.push(rest, last=True)
+        return rest
 
     def _decode_new(self) -> str:
         start = max(0, self._settled - _CONTEXT)
@@ -74,10 +65,10 @@ class TextAssembler:
 
 
 class Stops:
-    """Cuts text at the first stop text, which may come in pieces.
+    """Cuts text before the first stop text, which may come in pieces.
 
     Args:
-        stop: the stop texts.
+        stop: texts that end an answer and are not part of it; the earliest one counts.
 
     Attributes:
         stopped: whether one came.

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 from pydantic import PrivateAttr
 
 from linalign_integrations.adapter import Adapter, fingerprint
-from linalign_integrations.langchain.scope import atake_preferences, take_preferences
+from linalign_integrations.errors import InvalidArgument
+from linalign_integrations.langchain.errors import langchain_errors
+from linalign_integrations.langchain.scope import (
+    CROWD,
+    atake_preferences,
+    by_value,
+    in_crowds,
+    named_user,
+    take_preferences,
+)
 from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.language_models.base import LangSmithParams
     from langchain_core.runnables import RunnableConfig
 
-    from linalign_integrations.engine import Engine, Result
+    from linalign_integrations.engine import Engine, Piece, Result, Usage
 
 _CALL_FIELDS = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens")
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+# LangChain's own, which bear on no answer.
+_TRACING = ("callbacks", "tags", "metadata", "run_name", "run_id")
 
 
 class LinAlignLLM(Adapter, BaseLLM):
@@ -35,6 +50,8 @@ class LinAlignLLM(Adapter, BaseLLM):
     """
 
     _settled: Preferences | None = PrivateAttr(default=None)
+    _user: str | None = PrivateAttr(default=None)
+    _call: str | None = PrivateAttr(default=None)
 
     @property
     def _llm_type(self) -> str:
@@ -42,24 +59,36 @@ class LinAlignLLM(Adapter, BaseLLM):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {**self._identity(), "preferences": fingerprint(self._settled)}
+        settled = {"preferences": fingerprint(self._settled), "call": self._call}
+        return {**self._identity(), **settled}
 
     def _settle(self, config: RunnableConfig | None, call: dict[str, Any]) -> Self:
         """A copy that carries all that the call says, since LangChain's cache sees nothing else."""
-        return self._with(take_preferences(self, config, call), call)
+        return self._with(take_preferences(self, config, call), config, call)
 
     async def _asettle(self, config: RunnableConfig | None, call: dict[str, Any]) -> Self:
-        return self._with(await atake_preferences(self, config, call), call)
+        return self._with(await atake_preferences(self, config, call), config, call)
 
-    def _with(self, preferences: Preferences, call: dict[str, Any]) -> Self:
+    def _with(
+        self, preferences: Preferences, config: RunnableConfig | None, call: dict[str, Any]
+    ) -> Self:
         said = {name: call.pop(name, None) for name in _CALL_FIELDS}
+        refused = sorted(name for name in _TOOLS if call.get(name))
+        if refused:
+            raise InvalidArgument(
+                f"LinAlignLLM writes text and calls no tools, so that {', '.join(refused)} would "
+                "be in vain: use ChatLinAlign"
+            )
         copy = self._copy(**{name: value for name, value in said.items() if value is not None})
         copy._settled = preferences
+        copy._user = named_user(config)
+        copy._call = _key(call)
         return copy
 
-    def _said(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The call's arguments with the preferences that were settled for it."""
-        return {"preferences": self._settled, **call}
+    def _asked(self, call: dict[str, Any], stop: list[str] | None) -> tuple[Engine, dict[str, Any]]:
+        """The engine and its arguments, with the preferences that were settled for the call."""
+        engine, request = self._request({"preferences": self._settled, **call}, stop=stop)
+        return engine, {**request, "user": self._user or self.user_id}
 
     def invoke(
         self,
@@ -106,23 +135,54 @@ class LinAlignLLM(Adapter, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
-        settled = self._settle(config, kwargs)
-        return super(LinAlignLLM, settled).astream(input, config, stop=stop, **kwargs)
+        if self.profiles is None:
+            settled = self._settle(config, kwargs)
+            return super(LinAlignLLM, settled).astream(input, config, stop=stop, **kwargs)
+        # A profile is read where nobody else waits for it, in the context of this moment.
+        context = copy_context()
+
+        async def pieces() -> AsyncIterator[str]:
+            settled = await asyncio.to_thread(context.run, self._settle, config, kwargs)
+            ask: Any = super(LinAlignLLM, settled).astream
+            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
+                async for piece in told:
+                    yield piece
+
+        return pieces()
 
     # LangChain answers a batch of LLM prompts in one call with one set of arguments, which would
-    # give every item the first item's user; the general way takes each with its own config.
-    def batch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[str]:
-        """Answers several prompts, each under the preferences of its own config."""
-        return Runnable.batch(self, inputs, *args, **kwargs)
+    # give every item the first item's user. Here each is a call of its own, with its own config,
+    # and the engine runs them together.
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Answers several prompts at once, each under the preferences of its own config."""
+        configs = in_crowds(config, len(inputs))
+        return Runnable.batch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    async def abatch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[str]:
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
         """``batch`` without blocking the event loop."""
-        return await Runnable.abatch(self, inputs, *args, **kwargs)
+        configs = in_crowds(config, len(inputs))
+        return await Runnable.abatch(
+            self, inputs, configs, return_exceptions=return_exceptions, **kwargs
+        )
 
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
-        """Answers several prompts, one after the other."""
+        """Answers several prompts at once, all under the same preferences."""
         settled = self if self._settled else self._settle(None, kwargs)
         return super(LinAlignLLM, settled).generate(prompts, stop, *args, **kwargs)
 
@@ -150,8 +210,13 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = self._request(self._said(kwargs), stop=stop)
-        return _llm_result(engine, [engine.generate(prompt, **request) for prompt in prompts])
+        with langchain_errors():
+            engine, request = self._asked(kwargs, stop)
+            if len(prompts) == 1:
+                return _llm_result(engine, [engine.generate(prompts[0], **request)])
+            with ContextThreadPoolExecutor(min(len(prompts), CROWD)) as threads:
+                answers = threads.map(lambda prompt: engine.generate(prompt, **request), prompts)
+                return _llm_result(engine, list(answers))
 
     async def _agenerate(
         self,
@@ -160,9 +225,21 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = await asyncio.to_thread(self._request, self._said(kwargs), stop=stop)
-        results = [await engine.agenerate(prompt, **request) for prompt in prompts]
-        return _llm_result(engine, results)
+        with langchain_errors():
+            engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
+            room = asyncio.Semaphore(CROWD)
+
+            async def answer(prompt: str) -> Result:
+                async with room:
+                    return await engine.agenerate(prompt, **request)
+
+            tasks = [asyncio.create_task(answer(prompt)) for prompt in prompts]
+            try:
+                return _llm_result(engine, await asyncio.gather(*tasks))
+            finally:
+                # Where one fails, nobody waits for the others any more.
+                for task in tasks:
+                    task.cancel()
 
     def _stream(
         self,
@@ -171,12 +248,13 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        engine, request = self._request(self._said(kwargs), stop=stop)
-        for piece in engine.stream(prompt, **request):
-            chunk = GenerationChunk(text=piece.text)
-            if run_manager:
-                run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            engine, request = self._asked(kwargs, stop)
+            for piece in engine.stream(prompt, **request):
+                chunk = _chunk(engine, piece)
+                if run_manager:
+                    run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -185,26 +263,60 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        engine, request = await asyncio.to_thread(self._request, self._said(kwargs), stop=stop)
-        async for piece in engine.astream(prompt, **request):
-            chunk = GenerationChunk(text=piece.text)
-            if run_manager:
-                await run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
+            async for piece in engine.astream(prompt, **request):
+                chunk = _chunk(engine, piece)
+                if run_manager:
+                    await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
 
 
-def _llm_result(engine: Engine, results: list[Result]) -> LLMResult:
+def _key(call: dict[str, Any]) -> str | None:
+    """What tells a call's remaining arguments from another's, for LangChain's cache."""
+    said = by_value({name: value for name, value in call.items() if name not in _TRACING})
+    return fingerprint(sorted(said.items())) if said else None
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def _info(engine: Engine, of: Result | Piece) -> dict[str, Any]:
+    """What ``generation_info`` says of an answer; nothing before its end."""
+    if of.usage is None or of.strength is None:
+        return {}
+    return {
+        "finish_reason": of.finish_reason,
+        "model_name": engine.model_id,
+        "model_provider": "linalign",
+        "token_usage": {
+            **_tokens(of.usage),
+            "reused_tokens": of.usage.reused_tokens,
+            "reasoning_tokens": of.usage.reasoning_tokens,
+            "branch_tokens": of.usage.branch_tokens,
+        },
+        "alignment": {"mean_kl": of.strength.mean_kl, "mean_ratio": of.strength.mean_ratio},
+    }
+
+
+def _chunk(engine: Engine, piece: Piece) -> GenerationChunk:
+    return GenerationChunk(text=piece.text, generation_info=_info(engine, piece) or None)
+
+
+def _llm_result(engine: Engine, results: Sequence[Result]) -> LLMResult:
+    counts = [_tokens(result.usage) for result in results]
     return LLMResult(
         generations=[
-            [Generation(text=result.text, generation_info={"finish_reason": result.finish_reason})]
+            [Generation(text=result.text, generation_info=_info(engine, result))]
             for result in results
         ],
         llm_output={
             "model_name": engine.model_id,
-            "token_usage": {
-                "prompt_tokens": sum(result.usage.prompt_tokens for result in results),
-                "completion_tokens": sum(result.usage.completion_tokens for result in results),
-                "total_tokens": sum(result.usage.total_tokens for result in results),
-            },
+            "token_usage": {name: sum(one[name] for one in counts) for name in counts[0]},
         },
     )

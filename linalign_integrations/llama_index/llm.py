@@ -32,7 +32,7 @@ from linalign_integrations.llama_index.messages import (
     whole,
 )
 from linalign_integrations.llama_index.parts import Align, Plumbing, adecide, decide, is_answer
-from linalign_integrations.llama_index.structured import Structured
+from linalign_integrations.llama_index.structured import Extraction, Structured
 from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     ) -> tuple[Any, Answer]:
         """Settles all that one call needs: its pieces to come, and the answer to gather them in."""
         from linalign_integrations.prompts import read_choice
+        from linalign_integrations.prompts.schemas import tell_schema
 
         if (tools := call.get("tools")) is not None:
             call["tools"] = [_schema(tool) for tool in tools]
@@ -208,6 +209,8 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         names = (tool["function"]["name"] for tool in tools or ())
         answer = Answer(engine.model_id, frozenset(names))
         ask, told = getattr(engine, way), tell(given)
+        if isinstance(given, Extraction):
+            told = tell_schema(told, given.schema)
         choice, preferences = request.get("tool_choice", "auto"), request["preferences"]
         whole = self.align == "everything" or named or not tools or choice == "none"
         if whole or not preferences.principles:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import warnings
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -35,9 +37,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from linalign_integrations.errors import describe
+from linalign_integrations.llama_index.parts import Plumbing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Sequence
+    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 
     from llama_index.core.prompts import BasePromptTemplate
 
@@ -81,7 +84,8 @@ class Structured(LLM):
             )
             return made
         asked = _Asked(output_cls, prompt, prompt_args)
-        response = self.chat(asked.messages(self), **asked.call(kwargs))
+        messages, call = asked.prepare(self, kwargs)
+        response = self.chat(messages, **call)
         return asked.end(response)
 
     async def astructured_predict(
@@ -100,8 +104,8 @@ class Structured(LLM):
             )
             return made
         asked = _Asked(output_cls, prompt, prompt_args)
-        call = await asyncio.to_thread(asked.call, kwargs)
-        response = await self.achat(asked.messages(self), **call)
+        messages, call = await asyncio.to_thread(asked.prepare, self, kwargs)
+        response = await self.achat(messages, **call)
         return asked.end(response)
 
     def stream_structured_predict(
@@ -121,7 +125,8 @@ class Structured(LLM):
             settled = self._settle(for_work=True)
             return LLM.stream_structured_predict(settled, output_cls, prompt, kwargs, **prompt_args)
         asked = _Asked(output_cls, prompt, prompt_args)
-        responses = self.stream_chat(asked.messages(self), **asked.call(kwargs))
+        messages, call = asked.prepare(self, kwargs)
+        responses = self.stream_chat(messages, **call)
 
         def objects() -> Generator[Any, None, None]:
             for response in responses:
@@ -146,8 +151,8 @@ class Structured(LLM):
                 settled, output_cls, prompt, kwargs, **prompt_args
             )
         asked = _Asked(output_cls, prompt, prompt_args)
-        call = await asyncio.to_thread(asked.call, kwargs)
-        responses = await self.astream_chat(asked.messages(self), **call)
+        messages, call = await asyncio.to_thread(asked.prepare, self, kwargs)
+        responses = await self.astream_chat(messages, **call)
 
         async def objects() -> AsyncGenerator[Any, None]:
             async for response in responses:
@@ -214,6 +219,14 @@ def _told(grown: BaseModel) -> ChatResponse:
     return ChatResponse(message=message, raw=grown)
 
 
+class Extraction(Plumbing):
+    """Messages whose answer is JSON of a schema, which the model is told."""
+
+    def __init__(self, messages: Iterable[ChatMessage], schema: dict[str, Any]) -> None:
+        super().__init__(messages)
+        self.schema = schema
+
+
 class _Asked(Generic[_Object]):
     """One object that was asked for."""
 
@@ -224,21 +237,28 @@ class _Asked(Generic[_Object]):
         self._prompt, self._prompt_args = prompt, prompt_args
         self._partial = create_flexible_model(kind)
         self._last: BaseModel | None = None
+        self._schema: dict[str, Any] = {}
         _dispatcher.event(
             LLMStructuredPredictStartEvent(
                 output_cls=kind, template=prompt, template_args=prompt_args
             )
         )
 
-    def messages(self, llm: LLM) -> list[ChatMessage]:
-        """What to ask, LlamaIndex's system prompt included."""
-        return llm._extend_messages(self._prompt.format_messages(llm=llm, **self._prompt_args))
-
-    def call(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """How to ask."""
+    def prepare(self, llm: LLM, kwargs: dict[str, Any]) -> tuple[Extraction, dict[str, Any]]:
+        """What to ask, LlamaIndex's system prompt included, and how."""
         from linalign_integrations.engine import Grammar
+        from linalign_integrations.engine.grammar import enforceable
 
-        return {**kwargs, "grammar": Grammar.json_schema(self.kind)}
+        self._schema = json.loads(Grammar.json_schema(self.kind).text)
+        grammar, fault = enforceable(self._schema)
+        if fault is not None:
+            warnings.warn(
+                f"{self.kind.__name__} is checked only after it was written: {fault}",
+                stacklevel=4,
+            )
+        asked = self._prompt.format_messages(llm=llm, **self._prompt_args)
+        messages = Extraction(llm._extend_messages(asked), self._schema)
+        return messages, {**kwargs, "grammar": grammar}
 
     def grown(self, response: ChatResponse) -> BaseModel | None:
         """The object so far; None where it is as it was."""
@@ -259,15 +279,18 @@ class _Asked(Generic[_Object]):
 
     def end(self, response: ChatResponse) -> _Object:
         """The whole object."""
+        from linalign_integrations.prompts.schemas import find_fault
+
         text = response.message.content or ""
+        refusal = f"no {self.kind.__name__} could be read from the answer {text!r:.200}: "
         try:
             made = self.kind.model_validate_json(text)
         except ValidationError as error:
             why = describe(error)
             if (response.raw or {}).get("finish_reason") == "length":
                 why = f"max_tokens cut it off; allow more ({why})"
-            raise ValueError(
-                f"no {self.kind.__name__} could be read from the answer {text!r:.200}: {why}"
-            ) from error
+            raise ValueError(refusal + why) from error
+        if (fault := find_fault(json.loads(text), self._schema)) is not None:
+            raise ValueError(refusal + fault)
         _dispatcher.event(LLMStructuredPredictEndEvent(output=made))
         return made

@@ -7,7 +7,7 @@ modules beside them made it:
 - ``corpus``: conversations of that world, drawn from a seed
 - ``judge``: reads an answer's style back from its text
 - ``tokenizer`` and ``train``: from conversations to weights
-- ``measure``, ``decode`` and ``card``: how well it does, and the model card that says so
+- ``measure`` and ``card``: how well it does, and the model card that says so
 """
 
 from pathlib import Path

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.corpus import OBEYED
-from linalign_integrations.pocket.decode import TEMPERATURE
 from linalign_integrations.pocket.measure import (
     FIGURES,
+    TEMPERATURE,
     Measurement,
     Score,
     Speed,
@@ -76,6 +76,8 @@ Reproduce with `linalign pocket --count {count} --seed {seed} --kl-budget {kl_bu
 - **Cases**: {count} for each figure, so that a share has a standard error of up to {error:.2f} if
   cases are independent. They are not quite: the {wordings} held-out wordings come back, and what
   holds for one case with a wording is likely to hold for the next.
+- **Asked** as an application asks: by the package's own engine, which holds calls to the names and
+  types of the tools at hand by a grammar, and does not align them.
 - **Ways**: sampled at temperature {temperature:g}, plausibility {plausibility:g}. *Plain* is not
   told the principles and rules no token out, *prompted* is told them (ratio 0), *budget* is
   {kl_budget:g} nats per token. Computed in float32; the package computes in bfloat16 where the

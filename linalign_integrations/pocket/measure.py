@@ -1,28 +1,28 @@
 """Measures the embedded model on the held-out splits: `linalign pocket` shows what comes out.
 
-Held-out scenes are answered plainly, with principles in the prompt, and aligned at several ratios,
-with and without a KL budget; the judge reads the answers. Rows of many scenes are decoded together,
-each with random numbers of its own.
+Held-out scenes are answered by the package's own engine, plainly, with principles in the prompt,
+and aligned at several ratios, with and without a KL budget; the judge reads the answers.
 """
 
+import asyncio
 import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from linalign_integrations.engine import Engine, SamplingParams
+from linalign_integrations.engine import Engine, Result, SamplingParams
 from linalign_integrations.engine.loading import load_weights, pick_device, pick_dtype
 from linalign_integrations.errors import InvalidArgument, UnsupportedModel
 from linalign_integrations.pocket.corpus import Kind, Scene, Writer
-from linalign_integrations.pocket.decode import TEMPERATURE, Written, write
 from linalign_integrations.pocket.judge import Reading, read
 from linalign_integrations.preferences import Preferences
 from linalign_integrations.preferences.model import Placement
@@ -32,6 +32,8 @@ __all__ = [
     "KL_BUDGET",
     "RATIOS",
     "SETS",
+    "TEMPERATURE",
+    "Answer",
     "Measurement",
     "SceneSet",
     "Score",
@@ -50,11 +52,11 @@ __all__ = [
 
 RATIOS = (1.0, 2.0, 3.0, 5.0)
 KL_BUDGET = 1.0
+TEMPERATURE = 0.7
 LONGEST = 160
 TIMED = 20
-# What a batch may hold: 8 KiB each for the embedded model. Larger batches are slower, since memory
-# for them comes fresh from the system each time.
-POSITIONS = 25_000
+# Enough to keep a processor busy.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,37 @@ def held_out(chosen: SceneSet, count: int, seed: int) -> list[Scene]:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One answer to a scene.
+
+    Attributes:
+        text: What a user would read.
+        calls: The name and the arguments of each tool call; None if one of them is malformed.
+        tokens: Its length, its end included.
+        kl: Nats that alignment spent, summed.
+        surprise: Nats of surprise under the plain branch at temperature 1, summed.
+    """
+
+    text: str
+    calls: Sequence[dict[str, Any]] | None = ()
+    tokens: int = 0
+    kl: float = 0.0
+    surprise: float = 0.0
+
+    @classmethod
+    def of(cls, result: Result, surprise: float = 0.0) -> "Answer":
+        """What the engine answered."""
+        calls = ({"name": one.name, "arguments": one.arguments} for one in result.tool_calls)
+        return cls(
+            text=result.text,
+            calls=None if result.invalid_tool_calls else tuple(calls),
+            tokens=len(result.token_ids),
+            kl=result.kl,
+            surprise=surprise,
+        )
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What is right with one answer.
 
@@ -235,22 +268,15 @@ class Verdict:
     exact: bool | None
 
 
-def verdict(scene: Scene, token_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Verdict:
-    """Judge an answer to a scene.
-
-    Args:
-        scene: The scene.
-        token_ids: The answer.
-        tokenizer: What decodes it; its response template knows how calls are written.
-    """
-    text = str(tokenizer.decode(token_ids, skip_special_tokens=True))
-    reading = read(text, scene.facts)
+def verdict(scene: Scene, answer: Answer) -> Verdict:
+    """Judge an answer to a scene."""
+    reading = read(answer.text, scene.facts)
     exact: bool | None
     match scene.kind:
         case "calls":
-            exact = _decides(scene, reading, str(tokenizer.decode(token_ids)), tokenizer)
+            exact = _decides(scene, reading, answer)
         case "json":
-            exact = text == scene.gold
+            exact = answer.text == scene.gold
         case "documents" | "results":
             exact = " ".join(reading.facts) == scene.gold and not reading.unknown
         case _:
@@ -264,18 +290,13 @@ def verdict(scene: Scene, token_ids: list[int], tokenizer: PreTrainedTokenizerBa
     )
 
 
-def _decides(scene: Scene, reading: Reading, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether an answer, with its special tokens, decides rightly on calling tools."""
-    try:
-        message = tokenizer.parse_response(text, prefix="")
-    except ValueError:
-        return False
-    calls = [call["function"] for call in message.get("tool_calls", ())]
+def _decides(scene: Scene, reading: Reading, answer: Answer) -> bool:
+    """Whether an answer decides rightly on calling tools."""
     if scene.calls:
         # Written as JSON, 21.0 is not 21 and true is not 1; the order of arguments is free.
-        found, wanted = (json.dumps(one, sort_keys=True) for one in (calls, scene.calls))
-        return found == wanted and not message["content"]
-    return not calls and _is_about(scene, reading)
+        found, wanted = (json.dumps(one, sort_keys=True) for one in (answer.calls, scene.calls))
+        return found == wanted and not answer.text
+    return answer.calls == () and _is_about(scene, reading)
 
 
 def _is_about(scene: Scene, reading: Reading) -> bool:
@@ -289,18 +310,13 @@ def _is_about(scene: Scene, reading: Reading) -> bool:
             return reading.denied
 
 
-def score(
-    scenes: Sequence[Scene], answers: Sequence[Written], tokenizer: PreTrainedTokenizerBase
-) -> Score:
+def score(scenes: Sequence[Scene], answers: Sequence[Answer]) -> Score:
     """Judge one answer to each scene."""
-    verdicts = [
-        verdict(scene, answer.token_ids, tokenizer)
-        for scene, answer in zip(scenes, answers, strict=True)
-    ]
+    verdicts = [verdict(scene, answer) for scene, answer in zip(scenes, answers, strict=True)]
     shown: dict[str, list[bool]] = {}
     for name, hit in itertools.chain.from_iterable(one.shown.items() for one in verdicts):
         shown.setdefault(name, []).append(hit)
-    tokens = sum(len(answer.token_ids) for answer in answers)
+    tokens = sum(answer.tokens for answer in answers)
     return Score(
         followed=_share(itertools.chain(*shown.values())),
         accepted=_share(one.accepted for one in verdicts),
@@ -345,9 +361,12 @@ def measure(
     if count < 1:
         raise InvalidArgument(f"count={count}: measuring takes at least one scene per set")
     chosen = ways(kl_budget)
-    device = pick_device("cpu")
     loaded, tokenizer = load_weights(
-        model, revision=None, device=device, dtype=torch.float32, trust_remote_code=False
+        model,
+        revision=None,
+        device=pick_device("cpu"),
+        dtype=torch.float32,
+        trust_remote_code=False,
     )
     if getattr(tokenizer, "response_template", None) is None:
         raise UnsupportedModel(
@@ -355,62 +374,84 @@ def measure(
             'are models trained by linalign_integrations.pocket.train, like "pocket"'
         )
     scores: dict[str, dict[str, Score]] = {}
-    for one in SETS:
-        scenes = held_out(one, count, seed)
-        prompted, plain = (
-            [_prompt(tokenizer, scene, told=told) for scene in scenes] for told in (True, False)
-        )
-        draws = torch.tensor(
-            [
-                [_numbers(f"{seed}/{one.name}/{index}/{way.name}") for way in chosen]
-                for index in range(count)
-            ],
-            dtype=torch.double,
-        )
-        answers: dict[int, list[Written]] = {}
-        for batch in _batches([len(ids) for ids in prompted], len(chosen)):
-            written = write(
-                loaded,
-                [prompted[index] for index in batch],
-                [plain[index] for index in batch],
-                [way.preferences for way in chosen],
-                draws[batch],
-                end=tokenizer.eos_token_id,
-            )
-            answers |= zip(batch, written, strict=True)
-            advance(len(batch) * len(chosen))
-        scores[one.name] = {
-            way.name: score(scenes, [answers[at][number] for at in range(count)], tokenizer)
-            for number, way in enumerate(chosen)
-        }
+    most = count * len(chosen)
+    engine = Engine(loaded, tokenizer, model_id=model, max_rows=_ROWS, max_waiting=most)
+    with closing(engine):
+        for one in SETS:
+            scenes = held_out(one, count, seed)
+            results = asyncio.run(_answers(engine, one.name, scenes, chosen, seed, advance))
+            answers = [
+                _read(loaded, engine, scene, found)
+                for scene, found in zip(scenes, results, strict=True)
+            ]
+            scores[one.name] = {
+                way.name: score(scenes, [found[number] for found in answers])
+                for number, way in enumerate(chosen)
+            }
     return Measurement(model, count, seed, kl_budget, scores)
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, scene: Scene, *, told: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        scene.messages(told=told, answered=False),
-        tools=scene.tools or None,  # type: ignore[arg-type] # a list is invariant
-        tokenize=False,
-        add_generation_prompt=True,
+async def _answers(
+    engine: Engine,
+    name: str,
+    scenes: Sequence[Scene],
+    chosen: Sequence[Way],
+    seed: int,
+    advance: Callable[[int], object],
+) -> list[list[Result]]:
+    """The answer to each scene in each way."""
+
+    async def answer(index: int, scene: Scene, way: Way) -> Result:
+        stated = way.preferences and Preferences(
+            principles=scene.principles,
+            placement=scene.placement,
+            ratio=way.preferences.ratio,
+            kl_budget=way.preferences.kl_budget,
+        )
+        result = await engine.agenerate(
+            scene.messages(told=False, answered=False),
+            preferences=stated,
+            sampling=SamplingParams(
+                temperature=TEMPERATURE,
+                seed=random.Random(f"{seed}/{name}/{index}/{way.name}").getrandbits(32),
+                max_tokens=LONGEST,
+            ),
+            tools=scene.tools,
+        )
+        advance(1)
+        return result
+
+    found = await asyncio.gather(
+        *(answer(index, scene, way) for index, scene in enumerate(scenes) for way in chosen)
     )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return [found[at : at + len(chosen)] for at in range(0, len(found), len(chosen))]
 
 
-def _numbers(seed: str) -> list[float]:
-    rng = random.Random(seed)
-    return [rng.random() for _ in range(LONGEST)]
+def _read(
+    model: PreTrainedModel, engine: Engine, scene: Scene, results: Sequence[Result]
+) -> list[Answer]:
+    """What each answer says, and how much it surprises the plain branch."""
+    messages = scene.messages(told=False, answered=False)
+    [plain] = engine.branches(messages, tools=scene.tools)
+    surprises = _surprises(model, plain.token_ids, [one.token_ids for one in results])
+    return list(itertools.starmap(Answer.of, zip(results, surprises, strict=True)))
 
 
-def _batches(lengths: Sequence[int], width: int) -> Iterator[list[int]]:
-    """Group prompts of like length, as many as memory should hold at once."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and 2 * width * (len(batch) + 1) * (lengths[index] + LONGEST) > POSITIONS:
-            yield batch
-            batch = []
-        batch.append(index)
-    yield batch
+@torch.inference_mode()
+def _surprises(
+    model: PreTrainedModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]
+) -> list[float]:
+    """Nats of surprise of each answer after the same prompt, which is read once."""
+    read_once = model(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+    cache = read_once.past_key_values
+    cache.batch_repeat_interleave(len(answers))
+    longest = max(map(len, answers))
+    # What stands behind an answer's end comes too late to be seen by it.
+    padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in answers])
+    ahead = model(padded, past_key_values=cache).logits[:, :-1]
+    first = read_once.logits.expand(len(answers), -1, -1)
+    missed = -torch.cat([first, ahead], 1).log_softmax(-1).gather(-1, padded[..., None])[..., 0]
+    return [float(row[: len(ids)].double().sum()) for row, ids in zip(missed, answers, strict=True)]
 
 
 @dataclass(frozen=True)

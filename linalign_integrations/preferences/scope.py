@@ -114,6 +114,7 @@ def resolve(
     profiles: Profiles | None = None,
     on_profile_error: OnProfile = "raise",
     on_unknown_user: OnProfile = "raise",
+    house_rules: Preferences | None = None,
 ) -> Preferences:
     """The preferences that hold for one call, every field of them said.
 
@@ -137,6 +138,8 @@ def resolve(
             what it holds is not valid. ``"plain"`` means no alignment, whatever the levels below
             say, and a warning.
         on_unknown_user: the same for a user who has no profile.
+        house_rules: what stands below all levels together, as in ``Preferences.merge``. They hold
+            as well for a user whom ``"plain"`` answers without principles of their own.
 
     Raises:
         InvalidArgument: the user's name is empty, too long, or not text.
@@ -146,9 +149,10 @@ def resolve(
         ProfileStoreFailed: the store cannot be read.
         ProfileUnreadable: what is stored for the user is not preferences.
     """
-    if call is not None and len(call.model_fields_set) == len(_UNSAID):
+    if call is not None and house_rules is None and len(call.model_fields_set) == len(_UNSAID):
         return call
     said: dict[str, Any] = {}
+    unknown: list[str] = []
 
     def says_principles() -> bool:
         return "principles" in said
@@ -164,6 +168,7 @@ def resolve(
             if on_profile_error == "raise":
                 raise
             warnings.warn(f"{error}; answered without principles", stacklevel=2)
+        unknown.append(user)
         return Preferences(principles=())
 
     def levels() -> Iterator[Preferences | None]:
@@ -190,6 +195,11 @@ def resolve(
     for level in levels():
         if level is not None:
             said = {**level._said(), **said}
+    if house_rules is not None:
+        if unknown:
+            # It was not the user who asked for no alignment.
+            del said["principles"]
+        said = house_rules.merge(Preferences(**said))._said()
     # Each of these values was checked when its level was made.
     return Preferences.model_construct(**{**_UNSAID, **said})
 
