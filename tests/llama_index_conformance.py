@@ -243,9 +243,7 @@ class LLMConformance:
             text = user.text()
         assert text == self.alone(method)
         kind = "Chat" if "chat" in method else "Completion"
-        names = [
-            type(event).__name__ for event in events if kind in type(event).__name__
-        ]
+        names = [type(event).__name__ for event in events if kind in type(event).__name__]
         assert names[0] == f"LLM{kind}StartEvent"
         assert names[-1] == f"LLM{kind}EndEvent"
         assert ("stream" in method) == (f"LLM{kind}InProgressEvent" in names)
@@ -369,9 +367,7 @@ class User:
         return getattr(llm, self.method)(asked, **said)
 
 
-def not_applicable(
-    suite: type[LLMConformance], feature: str, method: str, way: str
-) -> str | None:
+def not_applicable(suite: type[LLMConformance], feature: str, method: str, way: str) -> str | None:
     """Why a cell can mean nothing; None where it can."""
     if feature in ("tools", "tool_required") and method not in WITH_TOOLS:
         return "LlamaIndex gives tools to chat methods only"

@@ -69,9 +69,7 @@ def llm(folder: Path) -> LinAlign:
     profiles = open_profiles("memory://")
     profiles.put("ann", Preferences(principles=[ANN]))
     profiles.put("bob", Preferences(principles=[BOB]))
-    return LinAlign(
-        model=str(folder), dtype="float32", seed=3, max_tokens=4, profiles=profiles
-    )
+    return LinAlign(model=str(folder), dtype="float32", seed=3, max_tokens=4, profiles=profiles)
 
 
 class Dish(BaseModel):
@@ -206,8 +204,10 @@ def test_query_engines(call: str, way: str, llm: LinAlign, seen: Seen) -> None:
         if call == "streamed":
             return drained(index.as_query_engine(llm=own, streaming=True).query("Hi").response_gen)
         query_engine = index.as_query_engine(llm=own)
-        return asyncio.run(query_engine.aquery("Hi")) and None if call == "aquery" else str(
-            query_engine.query("Hi")
+        return (
+            asyncio.run(query_engine.aquery("Hi")) and None
+            if call == "aquery"
+            else str(query_engine.query("Hi"))
         )
 
     check(place, way, llm, seen)

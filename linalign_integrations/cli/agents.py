@@ -106,9 +106,7 @@ def run(
         )
     from linalign_integrations.llama_index import LinAlign
 
-    llm = LinAlign(
-        model=model, ratio=ratio, temperature=temperature, seed=seed, max_tokens=LONGEST
-    )
+    llm = LinAlign(model=model, ratio=ratio, temperature=temperature, seed=seed, max_tokens=LONGEST)
     report = Report(model, seed)
     with answers_bar(console, count * len(chosen)) as advance:
         for kind in AGENTS:
@@ -276,9 +274,7 @@ def _table(report: Report, count: int) -> Table:
     for heading in ("done", *FAULTS, "error", "principle followed"):
         made.add_column(heading, justify="right")
     for kind, outcomes in report.agents.items():
-        faults = Counter(
-            one.fault if one.fault in (None, *FAULTS) else "error" for one in outcomes
-        )
+        faults = Counter(one.fault if one.fault in (None, *FAULTS) else "error" for one in outcomes)
         told = [one.followed for one in outcomes if one.followed is not None]
         shares = [f"{faults[name] / len(outcomes):.2f}" for name in (None, *FAULTS, "error")]
         made.add_row(kind, *shares, f"{sum(told) / len(told):.2f}" if told else "")
