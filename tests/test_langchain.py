@@ -6,32 +6,49 @@ import asyncio
 import copy
 import json
 import pickle
+import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+    ModelTimeoutError,
+    OutputParserException,
+)
+from langchain_core.load import dumps, loads
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tools import tool
 from models import ADAPTER, bare_answer
+from pydantic import BaseModel
+from pydantic.v1 import BaseModel as BaseModelV1
+from typing_extensions import TypedDict
 
-from linalign_integrations import (
-    Preferences,
-    open_profiles,
-    use_preferences,
-)
+from linalign_integrations import Engine, Preferences, open_profiles, use_preferences
+from linalign_integrations.engine import InvalidToolCall, Piece, Strength, ToolCallDelta, Usage
+from linalign_integrations.engine.answer import gather
 from linalign_integrations.errors import (
+    GenerationTimeout,
     InvalidArgument,
+    InvalidGrammar,
     InvalidMessages,
     InvalidPreferences,
     InvalidSampling,
+    InvalidTools,
     ModelNotFound,
     ProfileNotFound,
+    PromptTooLong,
 )
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
+from linalign_integrations.langchain.messages import Answer, as_dicts
+from linalign_integrations.preferences import Profiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,7 +330,7 @@ def test_fields_of_the_wrong_type_raise_this_package_s_errors(make: Callable) ->
 def test_what_would_be_ignored_is_refused(make: Callable) -> None:
     with pytest.raises(InvalidArgument, match="did you mean 'principles'"):
         make(principle=["Be brief."])
-    for call in ({"principle": ["Be brief."]}, {"logit_bias": {1: 2.0}}, {"n": 3}):
+    for call in ({"principle": ["Be brief."]}, {"logit_bias": {1: 2.0}}, {"best_of": 3}):
         with pytest.raises(InvalidArgument, match="does not understand"):
             make().invoke("Hi", **call)
     assert make(timeout=60, max_retries=2, api_key="x").invoke("Hi", tools=[], tool_choice=None)
@@ -407,3 +424,504 @@ def test_images_are_refused_by_a_text_model(folder: Path) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(InvalidMessages, match="not text"):
         model.invoke([HumanMessage([picture])])
+
+
+# What the chat class can do beyond text.
+
+
+@tool
+def weather(city: str, days: int = 1) -> str:
+    """Get the weather."""
+    return f"Sun in {city}."
+
+
+class Dish(BaseModel, extra="forbid"):
+    """A dish."""
+
+    kind: Literal["soup", "stew", "salad"]
+    hot: bool
+
+
+UNIQUE = {
+    "title": "Tags",
+    "type": "object",
+    "properties": {
+        "tags": {
+            "type": "array",
+            "items": {"enum": ["a"]},
+            "minItems": 2,
+            "maxItems": 2,
+            "uniqueItems": True,
+        }
+    },
+    "required": ["tags"],
+}
+
+
+@pytest.fixture
+def chat(folder: Path) -> ChatLinAlign:
+    return ChatLinAlign(model=str(folder), **{**ADAPTER, "max_tokens": 80})
+
+
+def whole(stream: Any) -> Any:
+    made = None
+    for chunk in stream:
+        made = chunk if made is None else made + chunk
+    return made
+
+
+class WeatherDict(TypedDict):
+    """Get the weather."""
+
+    city: Annotated[str, ..., "where"]
+
+
+class WeatherV1(BaseModelV1):
+    """Get the weather."""
+
+    city: str
+
+
+ANTHROPIC = {
+    "name": "weather",
+    "description": "Get the weather.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [weather, weather.func, WeatherDict, WeatherV1, ANTHROPIC, WeatherV1.schema()],
+    ids=["BaseTool", "function", "TypedDict", "pydantic v1", "Anthropic", "JSON schema"],
+)
+def test_tools_of_every_kind_are_called_as_they_are_chosen(chat: ChatLinAlign, given: Any) -> None:
+    name = getattr(given, "name", None) or getattr(given, "__name__", None) or "weather"
+    name = "WeatherV1" if isinstance(given, dict) and "title" in given else name
+    for choice in (
+        "any",
+        "required",
+        True,
+        name,
+        {"type": "function", "function": {"name": name}},
+        {"type": "any"},
+        {"type": "tool", "name": name},
+    ):
+        model = chat.bind_tools([given], tool_choice=choice, parallel_tool_calls=False)
+        answer = model.invoke("Hi")
+        (call,) = answer.tool_calls
+        assert (call["name"], type(call["args"]["city"])) == (name, str)
+        assert answer.response_metadata["finish_reason"] == "tool_calls"
+    assert chat.bind_tools([given], tool_choice="none").invoke("Hi").tool_calls == []
+
+
+def test_a_call_is_the_same_streamed_and_whole(chat: ChatLinAlign) -> None:
+    model = chat.bind_tools([weather], tool_choice="any")
+    answer, streamed = model.invoke("Hi"), list(model.stream("Hi"))
+    joined = whole(streamed)
+    assert joined.tool_calls == answer.tool_calls != []
+    assert joined.response_metadata == answer.response_metadata
+    assert joined.content_blocks == answer.content_blocks
+    parts = [part for chunk in streamed for part in chunk.tool_call_chunks]
+    assert len(parts) > 2, "arguments come in pieces"
+    assert [part["name"] for part in parts if part["name"]] == [
+        call["name"] for call in answer.tool_calls
+    ]
+
+
+def test_a_call_that_is_cut_off_is_no_call_streamed_or_whole(folder: Path) -> None:
+    pieces = [
+        Piece(
+            "", (1,), None, None, 0.0, tool_calls=(ToolCallDelta(0, "id0000000", "weather", ""),)
+        ),
+        Piece("", (1,), None, None, 0.0, tool_calls=(ToolCallDelta(0, None, None, '{"city": "R'),)),
+        Piece(
+            "",
+            (1,),
+            "length",
+            Usage(1, 3, 1),
+            0.0,
+            invalid_tool_calls=(
+                InvalidToolCall('{"city": "R', "cut off", 0, "weather", "id0000000"),
+                InvalidToolCall('{"name": "x"', "there is no tool 'x'", None, "x"),
+            ),
+            strength=Strength(0.0, 0.0),
+        ),
+    ]
+    answer = Answer("tiny", {})
+    joined = whole(answer.chunk(piece).message for piece in pieces)
+    assert joined.tool_calls == []
+    assert [one["name"] for one in joined.invalid_tool_calls] == ["weather", "x"]
+    message = Answer("tiny", {}).generation(gather(pieces)).message
+    assert message.tool_calls == []
+    assert [one["error"] for one in message.invalid_tool_calls] == [
+        "cut off",
+        "there is no tool 'x'",
+    ]
+    assert message.response_metadata["finish_reason"] == "length"
+
+
+def test_arguments_that_no_grammar_could_check_are_checked_afterwards() -> None:
+    schemas = {"tag": UNIQUE}
+    piece = Piece(
+        "",
+        (1,),
+        "stop",
+        Usage(1, 1, 1),
+        0.0,
+        tool_calls=(ToolCallDelta(0, "id0000000", "tag", '{"tags": ["a", "a"]}'),),
+        strength=Strength(0.0, 0.0),
+    )
+    streamed = Answer("tiny", schemas).chunk(piece).message
+    message = Answer("tiny", schemas).generation(gather([piece])).message
+    for one in (streamed, message):
+        assert one.tool_calls == []
+        assert [call["name"] for call in one.invalid_tool_calls] == ["tag"]
+        assert one.response_metadata["finish_reason"] == "stop"
+
+
+def test_bad_tools_and_choices_are_refused_when_they_are_bound(chat: ChatLinAlign) -> None:
+    for tools, choice in (
+        ([weather], "nobody"),
+        ([], "any"),
+        ([3], None),
+        ([{"type": "web_search"}], None),
+    ):
+        with pytest.raises(InvalidTools) as caught:
+            chat.bind_tools(tools, tool_choice=choice)
+        assert isinstance(caught.value, ModelInvalidRequestError)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("strict", [None, True, False])
+def test_structured_output_is_a_value_of_its_schema(
+    chat: ChatLinAlign, method: Any, strict: bool | None
+) -> None:
+    model = chat.with_structured_output(Dish, method=method, strict=strict)
+    value = model.invoke("Hi")
+    assert isinstance(value, Dish)
+    assert list(model.stream("Hi"))[-1] == value
+    assert asyncio.run(model.ainvoke("Hi")) == value
+    plain = chat.with_structured_output(Dish.model_json_schema(), method=method)
+    partial = list(plain.stream("Hi"))
+    assert partial[-1] == value.model_dump()
+    assert len(partial) > 1, "it grows"
+    raw = chat.with_structured_output(Dish, method=method, include_raw=True).invoke("Hi")
+    assert (raw["parsed"], raw["parsing_error"]) == (value, None)
+    assert isinstance(raw["raw"], AIMessage)
+
+
+def test_what_a_grammar_cannot_enforce_is_checked_afterwards(chat: ChatLinAlign) -> None:
+    with pytest.warns(UserWarning, match="checked only after"):
+        model = chat.with_structured_output(UNIQUE)
+    for ask in (model.invoke, lambda question: list(model.stream(question))):
+        with (
+            pytest.warns(UserWarning, match="checked only|not what its schema"),
+            pytest.raises(OutputParserException, match="Tags"),
+        ):
+            ask("Hi")
+    with pytest.raises(InvalidGrammar, match="strict=True"):
+        chat.with_structured_output(UNIQUE, strict=True)
+
+
+def test_json_that_is_cut_off_is_an_error_that_says_so(chat: ChatLinAlign) -> None:
+    model = chat.model_copy(update={"max_tokens": 2}).with_structured_output(Dish, include_raw=True)
+    answer = model.invoke("Hi")
+    assert answer["parsed"] is None
+    assert "max_tokens" in str(answer["parsing_error"])
+
+
+def test_bad_requests_for_structure_are_refused(chat: ChatLinAlign) -> None:
+    with pytest.raises(ValueError, match="does not know nonsense"):
+        chat.with_structured_output(Dish, nonsense=1)
+    for refused in (
+        lambda: chat.with_structured_output(Dish, method="telepathy"),
+        lambda: chat.with_structured_output(None),
+        lambda: chat.invoke("Hi", response_format={"type": "json_schema"}),
+        lambda: chat.invoke("Hi", response_format=3),
+    ):
+        with pytest.raises(InvalidArgument):
+            refused()
+
+
+def test_a_response_format_holds_beside_tools(chat: ChatLinAlign) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "Dish", "schema": Dish}}
+    model = chat.bind_tools([weather], response_format=wanted)
+    answer = model.invoke("Hi")
+    assert answer.tool_calls or Dish.model_validate_json(answer.content)
+    free = chat.invoke("Hi", response_format={"type": "json_object"}, max_tokens=200)
+    assert isinstance(json.loads(free.content), dict)
+
+
+def test_what_was_bound_or_configured_is_kept(chat: ChatLinAlign, folder: Path) -> None:
+    def seen(model: Any, config: Any = None) -> object:
+        answer = model.invoke("Hi", config)
+        return answer.tool_calls if isinstance(answer, AIMessage) else answer
+
+    def asked(**arguments: Any) -> object:
+        return chat.bind_tools([weather], tool_choice="any", **arguments).invoke("Hi").tool_calls
+
+    sure = {"align_tool_calls": True, "ratio": 8.0}
+    wanted = asked(principles=[ANN], **sure)
+    assert wanted != asked()
+    by_config = {"configurable": {"principles": [ANN], **sure}}
+    field = ConfigurableField(id="mine")
+    for model, config in (
+        (chat.bind(principles=[ANN], **sure), None),
+        (chat.bind(principles=[ANN]).bind(**sure), None),
+        (chat.with_config(configurable=by_config["configurable"]), None),
+        (
+            chat.bind(**sure).bound.model_copy(update=sure).configurable_fields(principles=field),
+            {"configurable": {"mine": [ANN]}},
+        ),
+    ):
+        assert seen(model.bind_tools([weather], tool_choice="any"), config) == wanted
+    structure = chat.bind(principles=[ANN], **sure).with_structured_output(Dish)
+    assert structure.invoke("Hi") == chat.with_structured_output(Dish).invoke(
+        "Hi", principles=[ANN], **sure
+    )
+
+
+def test_several_answers_are_drawn_for_n(chat: ChatLinAlign) -> None:
+    (answers,) = chat.generate([[HumanMessage("Hi")]], n=3).generations
+    assert len({one.text for one in answers}) == 3
+    assert answers[0].text == chat.invoke("Hi").content
+    result = asyncio.run(chat.agenerate([[HumanMessage("Hi")]], n=3))
+    assert [one.text for one in result.generations[0]] == [one.text for one in answers]
+    with pytest.raises(InvalidArgument, match="cannot be streamed"):
+        list(chat.stream("Hi", n=2))
+    with pytest.raises(InvalidArgument, match="n"):
+        chat.invoke("Hi", n=0)
+
+
+def test_log_probabilities_have_openai_s_shape(chat: ChatLinAlign) -> None:
+    answer = chat.invoke("Hi", logprobs=True, top_logprobs=2, max_tokens=5)
+    streamed = whole(chat.stream("Hi", logprobs=True, top_logprobs=2, max_tokens=5))
+    told = answer.response_metadata["logprobs"]
+    assert streamed.response_metadata["logprobs"] == told
+    assert len(told["content"]) == 5
+    for token in told["content"]:
+        assert bytes(token["bytes"]).decode() == token["token"]
+        assert token["logprob"] <= 0
+        ranked = [one["logprob"] for one in token["top_logprobs"]]
+        assert ranked == sorted(ranked, reverse=True)
+        assert len(ranked) == 2
+    bare = chat.invoke("Hi", logprobs=True, max_tokens=5).response_metadata["logprobs"]
+    assert [one["top_logprobs"] for one in bare["content"]] == [[]] * 5
+    assert "logprobs" not in chat.invoke("Hi", max_tokens=5).response_metadata
+
+
+def test_metadata_say_what_was_reused_and_how_strongly_it_was_aligned(
+    chat: ChatLinAlign,
+) -> None:
+    config = {"configurable": {"user_id": "cacher", "principles": [ANN]}}
+    question = "a question that nobody has asked here before " * 3
+    first, second = (chat.invoke(question, config) for _ in range(2))
+    assert first.usage_metadata["input_token_details"]["cache_read"] == 0
+    assert second.usage_metadata["input_token_details"]["cache_read"] > 0
+    assert second.response_metadata["model_provider"] == "linalign"
+    alignment = second.response_metadata["alignment"]
+    assert alignment["mean_ratio"] > 0
+    assert alignment["mean_kl"] > 0
+
+
+def test_reasoning_is_kept_out_of_the_text_and_goes_back_in() -> None:
+    usage, strength = Usage(1, 3, 1, 0, 2), Strength(0.0, 0.0)
+    pieces = [
+        Piece("", (1,), None, None, 0.0, reasoning="Let me "),
+        Piece("", (1,), None, None, 0.0, reasoning="think."),
+        Piece("Yes.", (1,), "stop", usage, 0.0, strength=strength),
+    ]
+    made = Answer("tiny", {})
+    joined = whole(made.chunk(piece).message for piece in pieces)
+    message = Answer("tiny", {}).generation(gather(pieces)).message
+    for one in (joined, message):
+        assert one.content == "Yes."
+        assert one.additional_kwargs["reasoning_content"] == "Let me think."
+        assert [block["type"] for block in one.content_blocks] == ["reasoning", "text"]
+        assert one.usage_metadata["output_token_details"]["reasoning"] == 2
+    (again,) = as_dicts([message])
+    assert (again["content"], again["reasoning_content"]) == ("Yes.", "Let me think.")
+
+
+def test_messages_are_read_in_every_block_format() -> None:
+    call = {"name": "weather", "args": {"city": "Rome"}, "id": "c1"}
+    plain = as_dicts(
+        [
+            HumanMessage("Hi"),
+            AIMessage("Well.", tool_calls=[call]),
+            ToolMessage("Sun", tool_call_id="c1"),
+        ]
+    )
+    anthropic = [
+        HumanMessage([{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]),
+        AIMessage(
+            [
+                {"type": "text", "text": "Well."},
+                {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Rome"}},
+            ]
+        ),
+        HumanMessage(
+            [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "c1",
+                    "content": [{"type": "text", "text": "Sun"}],
+                }
+            ]
+        ),
+    ]
+    standard = [
+        HumanMessage(content_blocks=[{"type": "text", "text": "Hi"}]),
+        AIMessage(
+            content_blocks=[
+                {"type": "text", "text": "Well."},
+                {"type": "tool_call", **call},
+            ]
+        ),
+        ToolMessage(content_blocks=[{"type": "text", "text": "Sun"}], tool_call_id="c1"),
+    ]
+    assert as_dicts(anthropic) == plain
+    assert as_dicts(standard) == plain
+    for block in (
+        {"type": "image", "url": "https://example.org/a.png"},
+        {"type": "file", "base64": "AA", "mime_type": "application/pdf"},
+        {"type": "audio", "base64": "AA"},
+    ):
+        with pytest.raises(InvalidMessages, match="not text"):
+            as_dicts([HumanMessage([block])])
+
+
+def test_errors_are_langchain_s_as_well(make: Callable, folder: Path) -> None:
+    model = make()
+    for call, own, theirs in (
+        (lambda: model.invoke("word " * 4000), PromptTooLong, ContextOverflowError),
+        (lambda: model.invoke("Hi", timeout=1e-9), GenerationTimeout, ModelTimeoutError),
+        (lambda: make(model="./nowhere").invoke("Hi"), ModelNotFound, ModelNotFoundError),
+        (lambda: model.invoke("Hi", top_p=7), InvalidSampling, ModelInvalidRequestError),
+        (lambda: model.invoke("Hi", principles=[""]), InvalidPreferences, ModelInvalidRequestError),
+        (lambda: list(model.stream("word " * 4000)), PromptTooLong, ContextOverflowError),
+        (
+            lambda: asyncio.run(model.ainvoke("word " * 4000)),
+            PromptTooLong,
+            ContextOverflowError,
+        ),
+        (
+            lambda: asyncio.run(collect(model.astream("Hi", timeout=1e-9))),
+            GenerationTimeout,
+            ModelTimeoutError,
+        ),
+    ):
+        with pytest.raises(own) as caught:
+            call()
+        assert isinstance(caught.value, theirs)
+    with pytest.raises(PromptTooLong) as caught:
+        model.invoke("word " * 4000)
+    assert caught.value.prompt_tokens > caught.value.context_length
+
+
+def test_the_profile_says_what_the_model_can_do_without_reading_weights(folder: Path) -> None:
+    profile = ChatLinAlign(model=str(folder)).profile
+    assert profile["max_input_tokens"] == 2048
+    assert profile["tool_calling"]
+    assert profile["structured_output"]
+    assert not profile["image_inputs"]
+    assert "max_input_tokens" not in ChatLinAlign(model="no/such-model").profile
+
+
+def test_conversations_are_counted_by_the_model_s_own_template(chat: ChatLinAlign) -> None:
+    messages = [SystemMessage("S"), HumanMessage("a")]
+    answer = chat.invoke(messages)
+    assert chat.get_num_tokens_from_messages(messages) == answer.usage_metadata["input_tokens"]
+    with_tools = chat.bind_tools([weather]).invoke(messages).usage_metadata["input_tokens"]
+    assert chat.get_num_tokens_from_messages(messages, tools=[weather]) == with_tools
+    alone = ToolMessage("the the", tool_call_id="x")
+    assert chat.get_num_tokens_from_messages([alone]) == chat.get_num_tokens("the the")
+
+
+def test_serialised_models_come_back_with_their_principles(folder: Path) -> None:
+    model = ChatLinAlign(model=str(folder), principles=[ANN], ratio=3.0, stop=["x"], n=2)
+    written = dumps(model)
+    again = loads(
+        written, allowed_objects=[ChatLinAlign], valid_namespaces=["linalign_integrations"]
+    )
+    assert again == model
+    assert len(written) < 2000, "and without weights"
+
+
+def test_traces_quote_principles_only_where_that_is_asked_for(folder: Path) -> None:
+    for shown in (False, True):
+        recorder = Recorder()
+        model = ChatLinAlign(
+            model=str(folder), principles=["My illness."], trace_principles=shown, **ADAPTER
+        )
+        model.invoke("Hi", {"callbacks": [recorder]})
+        assert ("illness" in json.dumps(recorder.seen, default=repr)) == shown
+
+
+def test_an_event_loop_goes_on_while_a_profile_is_read(make: Callable, folder: Path) -> None:
+    store = open_profiles("memory://slow")
+    store.put("ann", ANN)
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(Profiles):
+        def __init__(self) -> None:
+            pass
+
+        def get(self, user_id: str) -> Preferences:
+            reading.set()
+            assert go_on.wait(20), "the event loop is blocked"
+            return store.get(user_id)
+
+    model = make(profiles=Slow())
+    config = {"configurable": {"user_id": "ann"}}
+
+    async def run() -> list[str]:
+        streams = [
+            asyncio.create_task(collect(model.astream("Hi", config))),
+            asyncio.create_task(events(model.astream_events("Hi", config, version="v2"))),
+        ]
+        while not reading.is_set():  # noqa: ASYNC110 - set in a thread
+            await asyncio.sleep(0.001)
+        go_on.set()
+        return await asyncio.gather(*streams)
+
+    async def events(stream: Any) -> str:
+        seen = [event["data"].get("chunk") async for event in stream]
+        return "".join(text(one) for one in seen if one is not None)
+
+    assert asyncio.run(run()) == [bare_answer(folder, [ANN])] * 2
+
+
+def test_events_of_both_versions_hold_the_answer(chat: ChatLinAlign) -> None:
+    wanted = chat.invoke("Hi").content
+    assert str(chat.stream_events("Hi", version="v3").text) == wanted
+    model = chat.bind_tools([weather], tool_choice="any")
+    calls = model.invoke("Hi").tool_calls
+    assert model.stream_events("Hi", version="v3").output.tool_calls == calls
+
+    async def run() -> str:
+        return await (await chat.astream_events("Hi", version="v3")).text
+
+    assert asyncio.run(run()) == wanted
+
+
+def test_the_engine_deals_with_each_user_by_name(
+    chat: ChatLinAlign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users: list[object] = []
+    original = Engine.stream
+
+    def watched(engine: Engine, messages: Any, **arguments: Any) -> Any:
+        users.append(arguments.get("user"))
+        return original(engine, messages, **arguments)
+
+    monkeypatch.setattr(Engine, "stream", watched)
+    short = chat.model_copy(update={"max_tokens": 2})
+    short.invoke("Hi", {"configurable": {"user_id": "ann"}})
+    short.invoke("Hi", user="bob")
+    list(short.stream("Hi"))
+    assert users == ["ann", "bob", None]

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from linalign_integrations.langchain.structured import Format
 
 
-class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
+class ChatLinAlign(Askable, Adapter, BaseChatModel):
     """A local Hugging Face model as a LangChain chat model with per-user preferences.
 
     Example:
@@ -144,17 +144,18 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
-        ask = super().astream
+        ask: Any = super().astream
         if self.profiles is None:
             settle(self, config, kwargs)
-            return ask(input, config, stop=stop, **kwargs)
+            answer: AsyncIterator[AIMessageChunk] = ask(input, config, stop=stop, **kwargs)
+            return answer
         # A profile is read where nobody else waits for it, in the context of this moment.
         context = copy_context()
 
         async def pieces() -> AsyncIterator[AIMessageChunk]:
             await asyncio.to_thread(context.run, settle, self, config, kwargs)
-            async with aclosing(ask(input, config, stop=stop, **kwargs)) as answer:
-                async for piece in answer:
+            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
+                async for piece in told:
                     yield piece
 
         return pieces()

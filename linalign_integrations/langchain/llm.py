@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models.llms import BaseLLM
@@ -133,8 +135,20 @@ class LinAlignLLM(Adapter, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
-        settled = self._settle(config, kwargs)
-        return super(LinAlignLLM, settled).astream(input, config, stop=stop, **kwargs)
+        if self.profiles is None:
+            settled = self._settle(config, kwargs)
+            return super(LinAlignLLM, settled).astream(input, config, stop=stop, **kwargs)
+        # A profile is read where nobody else waits for it, in the context of this moment.
+        context = copy_context()
+
+        async def pieces() -> AsyncIterator[str]:
+            settled = await asyncio.to_thread(context.run, self._settle, config, kwargs)
+            ask: Any = super(LinAlignLLM, settled).astream
+            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
+                async for piece in told:
+                    yield piece
+
+        return pieces()
 
     # LangChain answers a batch of LLM prompts in one call with one set of arguments, which would
     # give every item the first item's user. Here each is a call of its own, with its own config,

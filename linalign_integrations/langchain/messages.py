@@ -232,7 +232,7 @@ class Answer:
                 called=bool(self.calls.keys() - self.void),
             )
         if chunks:
-            made["tool_call_chunks"] = chunks
+            made["tool_call_chunks"] = _joined(chunks)
         return ChatGenerationChunk(message=AIMessageChunk(content=piece.text, **made))
 
     def _call_chunks(self, piece: Piece) -> list[ToolCallChunk]:
@@ -291,6 +291,15 @@ class Answer:
         if self.top_logprobs is not None and record is not None:
             made["logprobs"] = _logprobs(record, self.top_logprobs)
         return made
+
+
+def _joined(chunks: list[ToolCallChunk]) -> list[ToolCallChunk]:
+    """One part per call: LangChain joins those of different messages only."""
+    made: dict[int | None, ToolCallChunk] = {}
+    for one in chunks:
+        if (first := made.setdefault(one["index"], one)) is not one:
+            first["args"] = (first["args"] or "") + (one["args"] or "")
+    return list(made.values())
 
 
 def _breaker(text: str) -> str:

@@ -14,7 +14,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import BaseTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
@@ -51,6 +51,9 @@ def structured(
         arguments, plain = _arguments(schema, method, strict)
     told = {"method": method} if strict is None else {"method": method, "strict": strict}
     shown = {"kwargs": told, "schema": _ANY_OBJECT if schema is None else schema}
+    if isinstance(model, RunnableBinding) and model.kwargs.get("tools"):
+        # An answer that has to be a value cannot call what was bound before.
+        arguments = {"tools": None, "tool_choice": None, **arguments}
     asked = model.bind(**arguments, ls_structured_output_format=shown)
     kind = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     parser = ValueParser(kind=kind, json_schema=plain, of_call=method == "function_calling")
@@ -100,7 +103,7 @@ def _titled(schema: dict[str, Any] | type) -> dict[str, Any] | type:
     return schema
 
 
-def as_json_schema(schema: dict[str, Any] | type) -> dict[str, Any]:
+def as_json_schema(schema: Mapping[str, Any] | type) -> dict[str, Any]:
     """The JSON schema of what users give as a schema.
 
     Raises:
@@ -113,7 +116,7 @@ def as_json_schema(schema: dict[str, Any] | type) -> dict[str, Any]:
             return schema.schema()
         if isinstance(schema, Mapping) and not {"name", "function", "toolSpec"} & schema.keys():
             return dict(schema)
-        return convert_to_json_schema(schema)
+        return convert_to_json_schema(dict(schema) if isinstance(schema, Mapping) else schema)
     except (TypeError, ValueError, KeyError) as error:
         raise InvalidGrammar(f"{schema!r:.80} is no schema of an answer: {error}") from error
 

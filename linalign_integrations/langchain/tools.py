@@ -51,14 +51,16 @@ class Askable(Runnable[LanguageModelInput, AIMessage]):
                 ``response_format`` or ``principles``.
 
         Raises:
-            InvalidTools: a tool cannot be read, two have one name, or the one chosen is missing.
+            InvalidTools: a tool cannot be read, or the one to call is none of them.
         """
         from linalign_integrations.prompts import read_tools
 
         with langchain_errors():
             schemas = as_schemas(tools, strict=strict)
             choice = read_tool_choice(tool_choice)
-            read_tools(schemas, choice)
+            # Of those with one name the engine complains, if they are ever used.
+            named = {str(one.get("function", {}).get("name")): one for one in schemas}
+            read_tools(named.values(), choice)
         if choice is not None:
             kwargs["tool_choice"] = choice
         return self.bind(tools=schemas, **kwargs)
@@ -96,7 +98,7 @@ class Askable(Runnable[LanguageModelInput, AIMessage]):
         )
 
 
-class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[misc]
+class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]
     """A model with arguments, which it keeps when it is given tools or a schema."""
 
     @classmethod
@@ -105,9 +107,7 @@ class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  #
         return RunnableBinding.lc_id()
 
 
-class ConfigurableLinAlign(  # type: ignore[misc]
-    Askable, RunnableConfigurableFields[LanguageModelInput, AIMessage]
-):
+class ConfigurableLinAlign(Askable, RunnableConfigurableFields):  # type: ignore[type-arg]
     """A model whose fields a configuration sets, also when it was given tools or a schema."""
 
     def bind(self, **kwargs: Any) -> BoundLinAlign:
