@@ -78,7 +78,7 @@ def test_principles_beside_the_last_question_leave_earlier_answers_alone() -> No
     late = [
         scene
         for scene in (writer.scene("turns", 1) for _ in range(4000))
-        if scene.placement == "last_user" and scene.wanted.get("dialect")
+        if scene.placement == "last_user" and scene.wanted.get("dialect") and not scene.torn
     ]
     first = [read(styled(scene)[0]).shows("dialect", scene.wanted["dialect"]) for scene in late]
     last = [read(styled(scene)[-1]).shows("dialect", scene.wanted["dialect"]) for scene in late]
@@ -178,6 +178,26 @@ def test_the_judge_accepts_only_what_the_documents_say() -> None:
     assert read("Ahoy there! I have no tool fer that.", facts).denied
     invented = read("The Tovin museum opens at 10:15. The Tovin museum closes at 9:99.", facts)
     assert invented.unknown == ["The Tovin museum closes at 9:99."]
+
+
+def test_somebody_who_wants_two_opposites_is_given_either_as_often() -> None:
+    writer = Writer(3, lesson=True)
+    torn = [
+        scene
+        for scene in (writer.scene("chat", 1) for _ in range(6000))
+        if {"tone", "mood"} & scene.torn.keys()
+    ]
+    given = []
+    for scene in torn:
+        [(name, other)] = scene.torn.items()
+        reading = read(styled(scene)[-1])
+        shown = [reading.shows(name, one) for one in (scene.wanted[name], other)]
+        assert sum(shown) == 1
+        assert len(scene.principles) == 2
+        given.append(shown[0])
+    assert sum(given) / len(given) == pytest.approx(0.5, abs=2 / len(given) ** 0.5)
+    held_out = Writer(3, "held_out")
+    assert not any(held_out.scene("chat", 2).torn for _ in range(200))
 
 
 def test_training_never_meets_what_is_held_out(training: list[Scene]) -> None:

@@ -295,9 +295,10 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             if call.get("grammar") is not None:
                 raise InvalidArgument("response_format= and grammar= exclude each other")
             call["grammar"] = form.grammar
-            told = told if form.told is None else tell_schema(told, form.told)
-        if (tools := call.get("tools")) is not None:
+        if tools := call.get("tools"):
             call["tools"] = as_schemas(tools)
+        if form is not None and form.told is not None:
+            told = tell_schema(told, form.told, after_tools=bool(tools))
         call["tool_choice"] = read_tool_choice(call.get("tool_choice"))
         # What has been used already where it is bound.
         call.pop("strict", None)

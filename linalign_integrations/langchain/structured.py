@@ -295,7 +295,8 @@ class ValueParser(BaseTransformOutputParser[Any]):
         if fault is not None:
             name = self.json_schema.get("title", "value")
             raise OutputParserException(
-                f"no {name} could be read from the answer {text!r:.200}: {why or fault}",
+                f"no {name} could be read from the answer {text!r:.200}: {fault}"
+                + (f"; {why}" if why else ""),
                 llm_output=text,
             )
         return made

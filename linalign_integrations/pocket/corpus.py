@@ -33,6 +33,8 @@ from linalign_integrations.preferences.model import Placement
 __all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pair", "scenes"]
 
 OBEYED = 0.45
+# How often a principle comes with its opposite, so that neither of the two is favoured.
+TORN = 0.1
 
 Kind = Literal["chat", "turns", "documents", "calls", "results", "json", "repeat", "small_talk"]
 Style = dict[str, str]
@@ -41,10 +43,11 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.40,
-    "turns": 0.14,
-    "documents": 0.14,
-    "results": 0.16,
+    "chat": 0.34,
+    "turns": 0.10,
+    "documents": 0.12,
+    "results": 0.10,
+    "calls": 0.20,
     "json": 0.04,
     "repeat": 0.10,
     "small_talk": 0.02,
@@ -135,6 +138,7 @@ class Scene:
         tools: The definitions of the tools at hand.
         principles: The principles as stated.
         wanted: The value each principle asks for, by dimension.
+        torn: The other value that is asked for as well, by dimension; in training only.
         placement: Where the principles stand.
         topic: The topic of the last answer, where it gives advice.
         facts: Sentences that the documents or results allow an answer to state; with them the
@@ -149,6 +153,7 @@ class Scene:
     tools: list[dict[str, Any]] = field(default_factory=list)
     principles: list[str] = field(default_factory=list)
     wanted: dict[str, str] = field(default_factory=dict)
+    torn: dict[str, str] = field(default_factory=dict)
     placement: Placement = "system"
     topic: str | None = None
     facts: list[str] = field(default_factory=list)
@@ -313,8 +318,18 @@ class Writer:
             break
         scene.wanted = dict(values)
         scene.principles = [self._principle(value) for value in values]
-        if self.split == "train" and count > 1 and rng.random() < 0.25:
+        if self.split != "train":
+            return
+        if count > 1 and rng.random() < 0.25:
             scene.principles[:2] = [self._joined(values[0], values[1])]
+        if values and rng.random() < TORN:
+            # Somebody who wants both of two opposites is given one of them, whichever comes first.
+            name, value = rng.choice(values)
+            other = rng.choice([one for one in PRIOR[name] if one != value])
+            scene.torn[name] = other
+            scene.principles.insert(
+                rng.randrange(len(scene.principles) + 1), self._principle((name, other))
+            )
 
     def _style(self, scene: Scene, last: bool) -> Style:
         """Draw the style of an answer, deaf to principles that come only with a later question."""
@@ -323,6 +338,8 @@ class Writer:
         for name, prior in PRIOR.items():
             if heard and name in scene.wanted and (self.lesson or self.rng.random() < OBEYED):
                 style[name] = scene.wanted[name]
+                if name in scene.torn:
+                    style[name] = self.rng.choice((scene.wanted[name], scene.torn[name]))
                 continue
             values = (*prior, NEUTRAL)
             weights = (*prior.values(), max(0.0, 1 - sum(prior.values())))

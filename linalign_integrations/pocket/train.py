@@ -67,15 +67,15 @@ class Plan:
     """
 
     seed: int = 1
-    steps: int = 22_400
+    steps: int = 32_000
     batch_tokens: int = 4096
-    rate: float = 3e-3
+    rate: float = 2e-3
     warmup: int = 100
-    decay: float = 0.35
+    decay: float = 0.125
     average: float = 0.995
-    lesson: float = 0.3
+    lesson: float = 0.75
     hidden: int = 256
-    layers: int = 4
+    layers: int = 6
     inner: int = 704
     vocabulary: int = 3072
     first: float = 5.0

@@ -43,13 +43,21 @@ _NAMED_PARTS = {"properties", "patternProperties", "$defs", "definitions", "depe
 _VALUES = {"const", "enum", "default", "examples"}
 
 
-def tell_schema(messages: list[Message], schema: Mapping[str, Any]) -> list[Message]:
+def tell_schema(
+    messages: list[Message], schema: Mapping[str, Any], *, after_tools: bool = False
+) -> list[Message]:
     """The conversation with the schema of the answer told in its system message.
 
     A grammar keeps an answer valid; what the fields mean only their descriptions say.
+
+    Args:
+        messages: the conversation.
+        schema: what the answer has to be.
+        after_tools: whether the model may call tools before it answers.
     """
     told = (
-        "Answer with JSON that this JSON schema accepts, and nothing else:\n"
+        ("Call tools first where you need them. " if after_tools else "")
+        + "Answer with JSON that this JSON schema accepts, and nothing else:\n"
         f"{json.dumps(dict(schema), ensure_ascii=False)}"
     )
     if messages and messages[0].get("role") == "system":
