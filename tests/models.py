@@ -26,9 +26,12 @@ from transformers import (
 )
 
 from linalign_integrations import Engine, Preferences, SamplingParams
+from linalign_integrations.pocket import measure
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
 
     from linalign_integrations.engine import Result
 
@@ -295,3 +298,13 @@ def bare_answer(folder: Path, principles: object, question: object = "Hi", **fie
     sampling = SamplingParams(seed=ADAPTER["seed"], max_tokens=ADAPTER["max_tokens"])
     made = Engine.load(folder, dtype=ADAPTER["dtype"])
     return made.generate(question, preferences=preferences, sampling=sampling).text
+
+
+def as_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> measure.Answer:
+    """An answer as the model would write it, read by the tokenizer's own response template."""
+    try:
+        message = tokenizer.parse_response(text, prefix="")
+    except ValueError:
+        return measure.Answer(text, None)
+    calls = tuple(call["function"] for call in message.get("tool_calls", ()))
+    return measure.Answer(message["content"] or "", calls)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from langchain_core.output_parsers import StrOutputParser
+from models import as_answer
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,8 +50,9 @@ def verdicts(engine: Engine, drawn: list[Scene], **fields: object) -> list[measu
             scene.messages(told=False, answered=False),
             preferences=Preferences(**{"principles": scene.principles, **fields}),
             sampling=SamplingParams(seed=seed, max_tokens=measure.LONGEST),
+            tools=scene.tools,
         )
-        found.append(measure.verdict(scene, list(answer.token_ids), engine.tokenizer))
+        found.append(measure.verdict(scene, measure.Answer.of(answer)))
     return found
 
 
@@ -105,8 +107,8 @@ def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
                 return_tensors="pt",
             )
             ids = model.generate(**prompt, max_new_tokens=measure.LONGEST, do_sample=False)[0]
-            answer = ids[prompt["input_ids"].shape[1] :].tolist()
-            right.append(bool(measure.verdict(scene, answer, tokenizer).exact))
+            written = tokenizer.decode(ids[prompt["input_ids"].shape[1] :])
+            right.append(bool(measure.verdict(scene, as_answer(tokenizer, written)).exact))
         assert sum(right) > least * len(right), name
 
 

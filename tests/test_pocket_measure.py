@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from models import as_answer
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
@@ -66,18 +67,8 @@ def golden(scene: Scene) -> str:
     return render(scene.dialogue[-1:]).removeprefix(f"{START}assistant\n").removesuffix("\n")
 
 
-def answer(tokenizer: PreTrainedTokenizerFast, text: str) -> measure.Answer:
-    """An answer as the model would write it, read by the tokenizer's own response template."""
-    try:
-        message = tokenizer.parse_response(text, prefix="")
-    except ValueError:
-        return measure.Answer(text, None)
-    calls = tuple(call["function"] for call in message.get("tool_calls", ()))
-    return measure.Answer(message["content"] or "", calls)
-
-
 def judged(tokenizer: PreTrainedTokenizerFast, scene: Scene, text: str) -> measure.Verdict:
-    return measure.verdict(scene, answer(tokenizer, text))
+    return measure.verdict(scene, as_answer(tokenizer, text))
 
 
 def test_the_engine_is_asked_in_the_words_that_training_used(
@@ -136,7 +127,7 @@ def test_the_answers_that_scenes_come_with_are_accepted_and_exact(
         assert found.accepted is not False, golden(scene)
         assert found.exact is not False, golden(scene)
     answers = [
-        dataclasses.replace(answer(tokenizer, golden(scene)), tokens=20, kl=1.0, surprise=2.0)
+        dataclasses.replace(as_answer(tokenizer, golden(scene)), tokens=20, kl=1.0, surprise=2.0)
         for scene in drawn
     ]
     score = measure.score(drawn, answers)

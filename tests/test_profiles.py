@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,7 +39,7 @@ from linalign_integrations.errors import (
     ProfileStoreFailed,
     ProfileUnreadable,
 )
-from linalign_integrations.preferences import Profile, Profiles, resolve
+from linalign_integrations.preferences import Profile, Profiles, resolve, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -467,6 +468,45 @@ def test_a_connection_that_the_server_ended_is_replaced(opened: Callable) -> Non
     assert profiles.put("ann", "B.").version == 2
 
 
+@contextmanager
+def held_up(url: str) -> Iterator[None]:
+    """A store that answers nobody who wants to write."""
+    kind = url.partition("://")[0]
+    if kind == "sqlite":
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+    elif kind == "postgresql":
+        import psycopg
+
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE store IN ACCESS EXCLUSIVE MODE")
+            yield
+    else:
+        from redis import Redis
+
+        with Redis.from_url(url).lock("linalign.writing", timeout=10):
+            yield
+
+
+@every_database
+def test_a_store_that_does_not_answer_is_not_waited_for_without_end(
+    opened: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "TIMEOUT", 0.5)
+    profiles = opened()
+    profiles.put("ann", "A.")
+    with held_up(profiles._url):
+        with pytest.raises(ProfileStoreFailed, match="cannot be written"):
+            profiles.put("ann", "B.")
+        if profiles._url.startswith("postgresql"):  # in the others readers wait for nobody
+            with pytest.raises(ProfileStoreFailed, match="cannot be read: no answer within"):
+                profiles.read("ann")
+        else:
+            assert profiles.read("ann").version == 1
+    assert profiles.put("ann", "C.").version == 2
+
+
 # The read cache.
 
 
@@ -785,6 +825,8 @@ def test_a_url_of_no_known_store_is_refused_without_its_password(url: str) -> No
         "redis://ann:hush@127.0.0.1:1",
         "redis://ann:hu/sh@127.0.0.1:1",
         "redis://:hush@localhost:port",
+        "redis://:hush@localhost/name",
+        "sqlite:///a\0b",
     ],
 )
 @pytest.mark.enable_socket
@@ -804,7 +846,7 @@ def test_a_password_that_a_driver_quotes_is_left_out(monkeypatch: pytest.MonkeyP
     def refuse(url: str, **_: object) -> None:
         raise psycopg.OperationalError(f"cannot use {url}, password h@sh")
 
-    monkeypatch.setattr(psycopg, "connect", refuse)
+    monkeypatch.setattr(psycopg.Connection, "connect", refuse)
     with pytest.raises(ProfileStoreFailed, match="password \\*\\*\\*") as caught:
         open_profiles("postgresql://ann:h%40sh@127.0.0.1/db")
     assert "h%40sh" not in str(caught.value)
@@ -870,8 +912,11 @@ def test_a_missing_extra_is_named(
     [
         ({"cache_seconds": -1}, "cache_seconds"),
         ({"cache_seconds": float("nan")}, "cache_seconds"),
+        ({"cache_seconds": "5"}, "cache_seconds"),
         ({"keep": 0}, "keep"),
+        ({"keep": 1.5}, "keep"),
         ({"tenant": ""}, "tenant"),
+        ({"tenant": ["acme"]}, "tenant"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
@@ -985,6 +1030,13 @@ def test_profiles_are_set_shown_and_deleted_in_the_terminal(linalign: Callable[.
     shown = linalign("set", "ann", "--add", "Be brief.", "--kl-budget", "0.5")
     for words in ("ann, version 2", "I am vegan.", "[/bold] please", "Be brief.", "3.0", "0.5"):
         assert words in shown
+    linalign("set", "eve", "-p", "Sing.", "--weight", "-2", "--align-tool-calls")
+    assert json.loads(linalign("show", "eve", "--json")) == {
+        "principles": [{"text": "Sing.", "weight": -2.0}],
+        "align_tool_calls": True,
+    }
+    with pytest.raises(InvalidArgument, match="--weight"):
+        linalign("set", "eve", "--weight", "2")
     linalign("set", "bob", "--none")
     assert json.loads(linalign("show", "bob", "--json")) == {"principles": []}
     listed = linalign("list")

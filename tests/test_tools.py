@@ -889,7 +889,7 @@ def test_the_embedded_model_answers_from_what_a_tool_returned() -> None:
             tools=scene.tools,
             sampling=SamplingParams(seed=seed, max_tokens=160),
         )
-        verdict = measure.verdict(scene, list(got.token_ids), made.tokenizer)
+        verdict = measure.verdict(scene, measure.Answer.of(got))
         accepted += bool(verdict.accepted)
     assert accepted >= 9
 

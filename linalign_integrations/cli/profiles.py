@@ -120,11 +120,22 @@ def set_(
     add: Annotated[
         list[str] | None, typer.Option("--add", "-a", help="Beside those stored; may be repeated.")
     ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Of the principles given here; below 0 steers away.")
+    ] = None,
     none: Annotated[bool, typer.Option("--none", help="No principles: plain answers.")] = False,
     ratio: Annotated[float | None, typer.Option(help="Largest step.")] = None,
     kl_budget: Annotated[float | None, typer.Option(help="Most nats per token.")] = None,
     plausibility: Annotated[float | None, typer.Option(help="Mass of the plausible set.")] = None,
     placement: Annotated[str | None, typer.Option(help='"system" or "last_user".')] = None,
+    align_tool_calls: Annotated[
+        bool | None,
+        typer.Option("--align-tool-calls/--plain-tool-calls", help="Calls to tools and JSON."),
+    ] = None,
+    align_reasoning: Annotated[
+        bool | None,
+        typer.Option("--align-reasoning/--plain-reasoning", help="Hidden reasoning."),
+    ] = None,
 ) -> None:
     """Changes what is said here of a user's preferences and keeps the rest."""
     fields: dict[str, Any] = {
@@ -132,17 +143,23 @@ def set_(
         "kl_budget": kl_budget,
         "plausibility": plausibility,
         "placement": placement,
+        "align_tool_calls": align_tool_calls,
+        "align_reasoning": align_reasoning,
     }
     said = {name: value for name, value in fields.items() if value is not None}
-    if not (said or principle or add or none):
+    if not (said or principle or add or none or weight is not None):
         raise InvalidArgument("nothing to set: give --principle, --add, --none, --ratio or another")
+    if weight is not None and not (principle or add):
+        raise InvalidArgument("--weight is that of --principle or --add: give one, or use edit")
+
+    def weighted(texts: list[str] | None) -> list[Principle]:
+        return [Principle(text, 1.0 if weight is None else weight) for text in texts or ()]
 
     def change(now: Preferences) -> Preferences:
-        stays = (principle or ()) if principle or none else now.principles
         if not (principle or none or add):
             return now
-        new = Preferences(principles=(*stays, *(add or ())))
-        return now.model_copy(update={"principles": new.principles})
+        stays = weighted(principle) if principle or none else now.principles
+        return now.model_copy(update={"principles": (*stays, *weighted(add))})
 
     written = _open(store, tenant).update(user, change, **said)
     _print(user, written)

@@ -24,6 +24,7 @@ from linalign_integrations.errors import (
     MissingExtra,
     UnsupportedModel,
 )
+from linalign_integrations.prompts.schemas import close_objects, loosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -468,6 +469,29 @@ def find_unenforceable(schema: Mapping[str, Any]) -> str | None:
     except InvalidGrammar as refused:
         return str(refused)
     return str(_invalid(grammar, error)) if error else None
+
+
+def enforceable(schema: Mapping[str, Any]) -> tuple[Grammar, str | None]:
+    """The grammar for a JSON schema, as much of it as can be enforced while an answer is written.
+
+    Objects have no properties but those that the schema names, unless it says itself what else
+    there may be.
+
+    Returns:
+        The grammar, and what it leaves out, which is to be checked afterwards; None if nothing. A
+        schema that cannot be enforced at all is left as it is, so that its use says why.
+
+    Raises:
+        InvalidGrammar: it is not a schema.
+        MissingExtra: the extra ``grammar`` is not installed.
+    """
+    closed = close_objects(schema)
+    if (fault := find_unenforceable(closed)) is None:
+        return Grammar.json_schema(closed), None
+    looser = loosen(closed)
+    if find_unenforceable(looser) is not None:
+        return Grammar.json_schema(closed), None
+    return Grammar.json_schema(looser), fault
 
 
 def _parts(schema: object) -> Iterator[dict[str, Any]]:

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    convert_to_openai_messages,
-)
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.load import dumpd
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables.config import ContextThreadPoolExecutor
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from linalign_integrations.adapter import Adapter, fingerprint
-from linalign_integrations.langchain.scope import atake_preferences, take_preferences
+from linalign_integrations.errors import InvalidArgument, InvalidMessages, describe
+from linalign_integrations.langchain.errors import langchain_errors
+from linalign_integrations.langchain.messages import Answer, as_dicts
+from linalign_integrations.langchain.profile import model_profile
+from linalign_integrations.langchain.scope import asettle, by_value, settle
+from linalign_integrations.langchain.structured import read_format
+from linalign_integrations.langchain.tools import (
+    Askable,
+    BoundLinAlign,
+    ConfigurableLinAlign,
+    as_schemas,
+    read_tool_choice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.language_models import LanguageModelInput, ModelProfile
     from langchain_core.language_models.base import LangSmithParams
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables.utils import AnyConfigurableField
 
-    from linalign_integrations.engine import Engine, Piece, Result, Usage
+    from linalign_integrations.engine import Engine, Result
+    from linalign_integrations.engine.generation import AsyncGeneration, Generation
+    from linalign_integrations.langchain.structured import Format
 
 
-class ChatLinAlign(Adapter, BaseChatModel):
+class ChatLinAlign(Askable, Adapter, BaseChatModel):  # type: ignore[misc]
     """A local Hugging Face model as a LangChain chat model with per-user preferences.
 
     Example:
@@ -41,13 +57,46 @@ class ChatLinAlign(Adapter, BaseChatModel):
     profile of its ``user_id``, ``use_preferences``, then this object's own fields.
     """
 
+    streaming: bool = Field(default=False, description="Whether invoke streams to callbacks.")
+    n: int = Field(default=1, ge=1, le=64, description="Answers that generate gives per prompt.")
+    logprobs: bool | None = Field(
+        default=None, description="Whether response_metadata has each token's log-probability."
+    )
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="Alternatives to tell of each token, too."
+    )
+    trace_principles: bool = Field(
+        default=False, description="Whether tracers see what principles say."
+    )
+
     @property
     def _llm_type(self) -> str:
         return "linalign-chat"
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return self._identity()
+        made = self._identity()
+        if self.trace_principles:
+            made["principles"] = self.lc_attributes.get("principles")
+        return made
+
+    def _identity(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _Counts.model_fields}
+        return {**super()._identity(), **own}
+
+    def bind(self, **kwargs: Any) -> BoundLinAlign:  # type: ignore[override]
+        """The model with call arguments, which it keeps when it is given tools or a schema."""
+        return BoundLinAlign(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundLinAlign:
+        """The model under a configuration, which it keeps as well."""
+        merged: Any = {**(config or {}), **kwargs}
+        return BoundLinAlign(bound=self, config=merged, kwargs={})
+
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableLinAlign:
+        """The model with fields that a configuration sets, also beside tools or a schema."""
+        made: Any = super().configurable_fields(**kwargs)
+        return ConfigurableLinAlign(default=self, fields=made.fields)
 
     def invoke(
         self,
@@ -58,7 +107,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Answers one input; see the class for the arguments that set preferences."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
+        settle(self, config, kwargs)
         return super().invoke(input, config, stop=stop, **kwargs)
 
     async def ainvoke(
@@ -70,7 +119,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """``invoke`` without blocking the event loop."""
-        kwargs["preferences"] = await atake_preferences(self, config, kwargs)
+        await asettle(self, config, kwargs)
         return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     # Not generators: preferences are those of the moment of the call, not of the first piece.
@@ -83,7 +132,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Answers one input piece by piece."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
+        settle(self, config, kwargs)
         return super().stream(input, config, stop=stop, **kwargs)
 
     def astream(
@@ -95,20 +144,49 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
-        return super().astream(input, config, stop=stop, **kwargs)
+        ask = super().astream
+        if self.profiles is None:
+            settle(self, config, kwargs)
+            return ask(input, config, stop=stop, **kwargs)
+        # A profile is read where nobody else waits for it, in the context of this moment.
+        context = copy_context()
+
+        async def pieces() -> AsyncIterator[AIMessageChunk]:
+            await asyncio.to_thread(context.run, settle, self, config, kwargs)
+            async with aclosing(ask(input, config, stop=stop, **kwargs)) as answer:
+                async for piece in answer:
+                    yield piece
+
+        return pieces()
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Answers one input as a stream of events."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
+        settle(self, config, kwargs)
         return super().stream_events(input, config, **kwargs)
 
     def astream_events(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        """``stream_events`` for ``async for``."""
-        kwargs["preferences"] = take_preferences(self, config, kwargs)
-        return super().astream_events(input, config, **kwargs)
+        """``stream_events`` for ``async for``; version 3 is to be awaited first."""
+        ask = super().astream_events
+        if self.profiles is None:
+            settle(self, config, kwargs)
+            return ask(input, config, **kwargs)
+        context = copy_context()
+
+        async def settled() -> Any:
+            await asyncio.to_thread(context.run, settle, self, config, kwargs)
+            return ask(input, config, **kwargs)
+
+        async def awaited() -> Any:
+            return await (await settled())
+
+        async def events() -> AsyncIterator[Any]:
+            async with aclosing(await settled()) as seen:
+                async for event in seen:
+                    yield event
+
+        return awaited() if kwargs.get("version") == "v3" else events()
 
     def generate(
         self,
@@ -118,7 +196,7 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Answers several conversations, one after the other."""
-        kwargs["preferences"] = take_preferences(self, None, kwargs)
+        settle(self, None, kwargs)
         return super().generate(messages, stop, *args, **kwargs)
 
     async def agenerate(
@@ -129,28 +207,122 @@ class ChatLinAlign(Adapter, BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
-        kwargs["preferences"] = await atake_preferences(self, None, kwargs)
+        await asettle(self, None, kwargs)
         return await super().agenerate(messages, stop, *args, **kwargs)
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         params = super()._get_invocation_params(stop=stop, **kwargs)
-        return {**params, "preferences": fingerprint(kwargs.get("preferences"))}
+        params.pop("user", None)
+        preferences = kwargs.get("preferences")
+        if self.trace_principles and preferences is not None:
+            return {**params, "preferences": preferences.model_dump(mode="json")}
+        return {**params, "preferences": fingerprint(preferences)}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs["preferences"] = fingerprint(kwargs.get("preferences"))
-        return super()._get_llm_string(stop, **kwargs)
+        # Never the serialised model: it says nothing of principles, and copies share it.
+        call = {name: value for name, value in by_value(kwargs).items() if name != "user"}
+        call["preferences"] = fingerprint(call.get("preferences"))
+        return str(sorted({**self._identity(), **call, "stop": stop}.items()))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "linalign"
         params["ls_model_name"] = kwargs.get("model") or self.model
+        if stops := stop or self.stop:
+            params["ls_stop"] = list(stops)
         return params
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Yes: as what it was made with, without weights and without its profile store."""
+        return True
+
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """Fields that have to be written in plain values."""
+        if self.principles is None:
+            return {}
+        return {"principles": [one.model_dump(mode="json") for one in self.principles]}
+
+    @cached_property
+    def _serialized(self) -> dict[str, Any]:
+        made: dict[str, Any] = dumpd(self)
+        if not self.trace_principles:
+            made["kwargs"].pop("principles", None)
+        return made
+
+    @model_validator(mode="after")
+    def _set_linalign_version(self) -> Self:
+        from linalign_integrations import __version__
+
+        self._add_version("linalign-integrations", __version__)
+        return self
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return model_profile(self.model, self.revision)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Tokens of a text, by the model's own tokenizer."""
         return self._engine().tokenize(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Tokens of a conversation as the model's own template writes it, principles not counted.
+
+        Messages that make no conversation by themselves, such as a tool's result without its call,
+        are counted by their texts.
+        """
+        engine, told = self._engine(), as_dicts(messages)
+        schemas = None if tools is None else as_schemas(tools)
+        try:
+            return len(engine.branches(told, tools=schemas)[0].token_ids)
+        except InvalidMessages:
+            return sum(len(engine.tokenize(message["content"])) for message in told)
+
+    def _ask(
+        self, messages: list[BaseMessage], stop: list[str] | None, call: dict[str, Any]
+    ) -> _Asked:
+        """Settles all that one call needs."""
+        from linalign_integrations.prompts.schemas import tell_schema
+
+        wanted, told = call.pop("response_format", None), as_dicts(messages)
+        form = None if wanted is None else read_format(wanted)
+        if form is not None:
+            if call.get("grammar") is not None:
+                raise InvalidArgument("response_format= and grammar= exclude each other")
+            call["grammar"] = form.grammar
+            told = told if form.told is None else tell_schema(told, form.told)
+        if (tools := call.get("tools")) is not None:
+            call["tools"] = as_schemas(tools)
+        call["tool_choice"] = read_tool_choice(call.get("tool_choice"))
+        # What has been used already where it is bound.
+        call.pop("strict", None)
+        count = self._said(call, "n") or 1
+        alternatives = self._said(call, "top_logprobs")
+        if self._said(call, "logprobs") and alternatives is None:
+            alternatives = 0
+        user = call.pop("user", None)
+        engine, request = self._request(call, stop=stop)
+        if user is not None:
+            request["user"] = user
+        if alternatives is not None:
+            request["explain"] = max(1, alternatives)
+        functions = (tool["function"] for tool in request.get("tools") or ())
+        schemas = {one["name"]: one.get("parameters") or {} for one in functions}
+        return _Asked(engine, told, request, count, schemas, alternatives, form)
+
+    def _said(self, call: dict[str, Any], name: str) -> Any:
+        """What the call says of a field, else the field."""
+        said = call.pop(name, None)
+        if said is None:
+            return getattr(self, name)
+        try:
+            return getattr(_Counts(**{name: said}), name)
+        except ValidationError as error:
+            raise InvalidArgument(describe(error)) from error
 
     def _generate(
         self,
@@ -159,9 +331,13 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = self._request(kwargs, stop=stop)
-        result = engine.generate(_as_dicts(messages), **request)
-        return _chat_result(engine, result)
+        with langchain_errors():
+            asked = self._ask(messages, stop, kwargs)
+            begun = asked.begin("stream")
+            if len(begun) == 1:
+                return asked.result([gather(begun[0])])
+            with ContextThreadPoolExecutor(len(begun)) as threads:
+                return asked.result(list(threads.map(gather, begun)))
 
     async def _agenerate(
         self,
@@ -170,9 +346,24 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = await asyncio.to_thread(self._request, kwargs, stop=stop)
-        result = await engine.agenerate(_as_dicts(messages), **request)
-        return _chat_result(engine, result)
+        with langchain_errors():
+            asked, begun = await asyncio.to_thread(self._begin, messages, stop, kwargs)
+            if len(begun) == 1:
+                return asked.result([await _agather(begun[0])])
+            tasks = [asyncio.create_task(_agather(pieces)) for pieces in begun]
+            try:
+                return asked.result(await asyncio.gather(*tasks))
+            finally:
+                # Where one fails, nobody waits for the others any more.
+                for task in tasks:
+                    task.cancel()
+
+    def _begin(
+        self, messages: list[BaseMessage], stop: list[str] | None, call: dict[str, Any]
+    ) -> tuple[_Asked, list[AsyncGeneration]]:
+        # Weights, prompts and grammars are read where nobody else has to wait for them.
+        asked = self._ask(messages, stop, call)
+        return asked, asked.begin("astream")
 
     def _stream(
         self,
@@ -181,12 +372,19 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        engine, request = self._request(kwargs, stop=stop)
-        for piece in engine.stream(_as_dicts(messages), **request):
-            chunk = _chunk(engine, piece)
-            if run_manager:
-                run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            asked = self._ask(messages, stop, kwargs)
+            pieces, answer = asked.begin_one("stream"), asked.answer()
+            try:
+                for piece in pieces:
+                    if (chunk := answer.chunk(piece)) is None:
+                        continue
+                    if run_manager:
+                        run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                    yield chunk
+            finally:
+                pieces.close()
+            asked.check(answer.text)
 
     async def _astream(
         self,
@@ -195,52 +393,79 @@ class ChatLinAlign(Adapter, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        engine, request = await asyncio.to_thread(self._request, kwargs, stop=stop)
-        async for piece in engine.astream(_as_dicts(messages), **request):
-            chunk = _chunk(engine, piece)
-            if run_manager:
-                await run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            asked = await asyncio.to_thread(self._ask, messages, stop, kwargs)
+            pieces = await asyncio.to_thread(asked.begin_one, "astream")
+            answer = asked.answer()
+            try:
+                async for piece in pieces:
+                    if (chunk := answer.chunk(piece)) is None:
+                        continue
+                    if run_manager:
+                        await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                    yield chunk
+            finally:
+                await pieces.aclose()
+            asked.check(answer.text)
 
 
-def _as_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    return convert_to_openai_messages(messages, text_format="string")
+class _Counts(BaseModel):
+    """Fields of a call that are LangChain's alone."""
+
+    n: int = Field(default=1, ge=1, le=64)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
 
-def _usage_metadata(usage: Usage) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """What one call asks of the engine."""
+
+    engine: Engine
+    messages: list[dict[str, Any]]
+    request: dict[str, Any]
+    count: int
+    schemas: dict[str, dict[str, Any]]
+    alternatives: int | None
+    form: Format | None
+
+    def answer(self) -> Answer:
+        return Answer(self.engine.model_id, self.schemas, self.alternatives)
+
+    def begin(self, way: Literal["stream", "astream"]) -> list[Any]:
+        """The answers to come, each with a seed of its own."""
+        ask, sampling = getattr(self.engine, way), self.request["sampling"]
+        begun = []
+        for number in range(self.count):
+            seed = None if sampling.seed is None else sampling.seed + number
+            own = sampling.model_copy(update={"seed": seed}) if number else sampling
+            begun.append(ask(self.messages, **{**self.request, "sampling": own}))
+        return begun
+
+    def begin_one(self, way: Literal["stream", "astream"]) -> Any:
+        if self.count > 1:
+            raise InvalidArgument("n= above 1 cannot be streamed: use generate, or ask n times")
+        return self.begin(way)[0]
+
+    def result(self, results: Sequence[Result]) -> ChatResult:
+        for one in results:
+            if not (one.tool_calls or one.invalid_tool_calls):
+                self.check(one.text)
+        return ChatResult(generations=[self.answer().generation(one) for one in results])
+
+    def check(self, text: str) -> None:
+        if self.form is not None and text:
+            self.form.check(text)
 
 
-def _response_metadata(engine: Engine, usage: Usage, finish_reason: str) -> dict[str, Any]:
-    return {
-        "model_name": engine.model_id,
-        "model_provider": "linalign",
-        "finish_reason": finish_reason,
-        "branch_tokens": usage.branch_tokens,
-    }
+def gather(pieces: Generation) -> Result:
+    """The whole answer."""
+    from linalign_integrations.engine.answer import gather as joined
+
+    return joined(pieces)
 
 
-def _chat_result(engine: Engine, result: Result) -> ChatResult:
-    message = AIMessage(
-        result.text,
-        usage_metadata=_usage_metadata(result.usage),
-        response_metadata=_response_metadata(engine, result.usage, result.finish_reason),
-    )
-    return ChatResult(generations=[ChatGeneration(message=message)])
+async def _agather(pieces: AsyncGeneration) -> Result:
+    from linalign_integrations.engine.answer import gather as joined
 
-
-def _chunk(engine: Engine, piece: Piece) -> ChatGenerationChunk:
-    if piece.usage is None or piece.finish_reason is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
-    return ChatGenerationChunk(
-        message=AIMessageChunk(
-            content=piece.text,
-            chunk_position="last",
-            usage_metadata=_usage_metadata(piece.usage),
-            response_metadata=_response_metadata(engine, piece.usage, piece.finish_reason),
-        )
-    )
+    return joined([piece async for piece in pieces])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
@@ -14,9 +13,11 @@ from pydantic import PrivateAttr
 
 from linalign_integrations.adapter import Adapter, fingerprint
 from linalign_integrations.errors import InvalidArgument
+from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.scope import (
     CROWD,
     atake_preferences,
+    by_value,
     in_crowds,
     named_user,
     take_preferences,
@@ -195,12 +196,13 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = self._asked(kwargs, stop)
-        if len(prompts) == 1:
-            return _llm_result(engine, [engine.generate(prompts[0], **request)])
-        with ContextThreadPoolExecutor(min(len(prompts), CROWD)) as threads:
-            answers = threads.map(lambda prompt: engine.generate(prompt, **request), prompts)
-            return _llm_result(engine, list(answers))
+        with langchain_errors():
+            engine, request = self._asked(kwargs, stop)
+            if len(prompts) == 1:
+                return _llm_result(engine, [engine.generate(prompts[0], **request)])
+            with ContextThreadPoolExecutor(min(len(prompts), CROWD)) as threads:
+                answers = threads.map(lambda prompt: engine.generate(prompt, **request), prompts)
+                return _llm_result(engine, list(answers))
 
     async def _agenerate(
         self,
@@ -209,20 +211,21 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
-        room = asyncio.Semaphore(CROWD)
+        with langchain_errors():
+            engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
+            room = asyncio.Semaphore(CROWD)
 
-        async def answer(prompt: str) -> Result:
-            async with room:
-                return await engine.agenerate(prompt, **request)
+            async def answer(prompt: str) -> Result:
+                async with room:
+                    return await engine.agenerate(prompt, **request)
 
-        tasks = [asyncio.create_task(answer(prompt)) for prompt in prompts]
-        try:
-            return _llm_result(engine, await asyncio.gather(*tasks))
-        finally:
-            # Where one fails, nobody waits for the others any more.
-            for task in tasks:
-                task.cancel()
+            tasks = [asyncio.create_task(answer(prompt)) for prompt in prompts]
+            try:
+                return _llm_result(engine, await asyncio.gather(*tasks))
+            finally:
+                # Where one fails, nobody waits for the others any more.
+                for task in tasks:
+                    task.cancel()
 
     def _stream(
         self,
@@ -231,12 +234,13 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        engine, request = self._asked(kwargs, stop)
-        for piece in engine.stream(prompt, **request):
-            chunk = _chunk(engine, piece)
-            if run_manager:
-                run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            engine, request = self._asked(kwargs, stop)
+            for piece in engine.stream(prompt, **request):
+                chunk = _chunk(engine, piece)
+                if run_manager:
+                    run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -245,22 +249,18 @@ class LinAlignLLM(Adapter, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
-        async for piece in engine.astream(prompt, **request):
-            chunk = _chunk(engine, piece)
-            if run_manager:
-                await run_manager.on_llm_new_token(piece.text, chunk=chunk)
-            yield chunk
+        with langchain_errors():
+            engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
+            async for piece in engine.astream(prompt, **request):
+                chunk = _chunk(engine, piece)
+                if run_manager:
+                    await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
 
 
 def _key(call: dict[str, Any]) -> str | None:
     """What tells a call's remaining arguments from another's, for LangChain's cache."""
-    from linalign_integrations.engine import Grammar
-
-    said = {name: value for name, value in call.items() if name not in _TRACING}
-    if not isinstance(said.get("grammar"), Grammar | None):
-        # A constraint of the caller's own has a state, and no two are known to be equal.
-        said["grammar"] = uuid4()
+    said = by_value({name: value for name, value in call.items() if name not in _TRACING})
     return fingerprint(sorted(said.items())) if said else None
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from langchain_core.runnables.config import ensure_config, get_config_list
+
+from linalign_integrations.langchain.errors import langchain_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +29,10 @@ def take_preferences(
     """
     configurable = ensure_config(config).get("configurable", {})
     runtime = configurable.get("__pregel_runtime")
-    return adapter._take_preferences(
-        call, config=configurable, context=getattr(runtime, "context", None)
-    )
+    with langchain_errors():
+        return adapter._take_preferences(
+            call, config=configurable, context=getattr(runtime, "context", None)
+        )
 
 
 async def atake_preferences(
@@ -44,6 +48,33 @@ def named_user(config: RunnableConfig | None) -> str | None:
     """Whom the configuration says the call is for, so that the engine deals fairly with them."""
     user = ensure_config(config).get("configurable", {}).get("user_id")
     return user if isinstance(user, str) else None
+
+
+def settle(adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]) -> None:
+    """Puts into a call whose it is and what they prefer, by value."""
+    call["preferences"] = take_preferences(adapter, config, call)
+    if call.get("user") is None and (user := named_user(config)) is not None:
+        call["user"] = user
+
+
+async def asettle(adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]) -> None:
+    """``settle`` without blocking the event loop where a profile may have to be read."""
+    if adapter.profiles is None:
+        settle(adapter, config, call)
+    else:
+        await asyncio.to_thread(settle, adapter, config, call)
+
+
+def by_value(call: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments such that those that differ have another ``repr``, for cache keys."""
+    from linalign_integrations.engine import Grammar
+
+    grammar = call.get("grammar")
+    if isinstance(grammar, Grammar):
+        # Its repr is shortened.
+        return {**call, "grammar": (grammar.kind, grammar.text)}
+    # A constraint of the caller's own has a state, and no two are known to be equal.
+    return call if grammar is None else {**call, "grammar": uuid4()}
 
 
 # Rows that an engine has unless it is told otherwise; it batches what arrives together.

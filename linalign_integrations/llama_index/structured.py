@@ -247,21 +247,18 @@ class _Asked(Generic[_Object]):
     def prepare(self, llm: LLM, kwargs: dict[str, Any]) -> tuple[Extraction, dict[str, Any]]:
         """What to ask, LlamaIndex's system prompt included, and how."""
         from linalign_integrations.engine import Grammar
-        from linalign_integrations.engine.grammar import find_unenforceable
-        from linalign_integrations.prompts.schemas import close_objects, loosen
+        from linalign_integrations.engine.grammar import enforceable
 
         self._schema = json.loads(Grammar.json_schema(self.kind).text)
-        enforced = close_objects(self._schema)
-        if (fault := find_unenforceable(enforced)) is not None:
-            enforced = loosen(enforced)
-            if find_unenforceable(enforced) is None:
-                warnings.warn(
-                    f"{self.kind.__name__} is checked only after it was written: {fault}",
-                    stacklevel=4,
-                )
+        grammar, fault = enforceable(self._schema)
+        if fault is not None:
+            warnings.warn(
+                f"{self.kind.__name__} is checked only after it was written: {fault}",
+                stacklevel=4,
+            )
         asked = self._prompt.format_messages(llm=llm, **self._prompt_args)
         messages = Extraction(llm._extend_messages(asked), self._schema)
-        return messages, {**kwargs, "grammar": Grammar.json_schema(enforced)}
+        return messages, {**kwargs, "grammar": grammar}
 
     def grown(self, response: ChatResponse) -> BaseModel | None:
         """The object so far; None where it is as it was."""

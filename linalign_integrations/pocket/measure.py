@@ -235,6 +235,18 @@ class Answer:
     kl: float = 0.0
     surprise: float = 0.0
 
+    @classmethod
+    def of(cls, result: Result, surprise: float = 0.0) -> "Answer":
+        """What the engine answered."""
+        calls = ({"name": one.name, "arguments": one.arguments} for one in result.tool_calls)
+        return cls(
+            text=result.text,
+            calls=None if result.invalid_tool_calls else tuple(calls),
+            tokens=len(result.token_ids),
+            kl=result.kl,
+            surprise=surprise,
+        )
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -422,18 +434,7 @@ def _read(
     messages = scene.messages(told=False, answered=False)
     [plain] = engine.branches(messages, tools=scene.tools)
     surprises = _surprises(model, plain.token_ids, [one.token_ids for one in results])
-    return [
-        Answer(
-            text=one.text,
-            calls=None
-            if one.invalid_tool_calls
-            else tuple({"name": call.name, "arguments": call.arguments} for call in one.tool_calls),
-            tokens=len(one.token_ids),
-            kl=one.kl,
-            surprise=surprise,
-        )
-        for one, surprise in zip(results, surprises, strict=True)
-    ]
+    return list(itertools.starmap(Answer.of, zip(results, surprises, strict=True)))
 
 
 @torch.inference_mode()

@@ -184,10 +184,13 @@ class Preferences(_Value):
     )
     align_tool_calls: bool = Field(
         default=False,
+        title="Align tool calls",
         description="Whether calls to tools and answers forced into a JSON schema are aligned.",
     )
     align_reasoning: bool = Field(
-        default=True, description="Whether hidden reasoning is aligned as well as the answer."
+        default=True,
+        title="Align reasoning",
+        description="Whether hidden reasoning is aligned as well as the answer.",
     )
 
     def merge(self, *higher: Preferences) -> Preferences:

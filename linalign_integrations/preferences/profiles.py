@@ -91,10 +91,10 @@ class Profiles:
         cache_seconds: float = 5.0,
         keep: int = 20,
     ) -> None:
-        if not 0 <= cache_seconds < float("inf"):
-            raise InvalidArgument(f"cache_seconds is 0 or more, not {cache_seconds}")
-        if keep < 1:
-            raise InvalidArgument(f"keep is 1 version or more, not {keep}")
+        if not (isinstance(cache_seconds, (int, float)) and 0 <= cache_seconds < float("inf")):
+            raise InvalidArgument(f"cache_seconds is 0 or more, not {cache_seconds!r}")
+        if not (isinstance(keep, int) and keep >= 1):
+            raise InvalidArgument(f"keep is 1 version or more, not {keep!r}")
         self._records = Records(tenant, keep)
         self._tenant = tenant
         self._cache_seconds = cache_seconds
@@ -485,6 +485,7 @@ def open_profiles(
         MissingExtra: the store's package is not installed; the message names the extra.
         ProfileStoreFailed: the URL names no known kind of store, or it cannot be opened.
     """
+    label_of(tenant, "tenant")
     options: dict[str, Any] = {"tenant": tenant, "cache_seconds": cache_seconds, "keep": keep}
     if not isinstance(url, str):
         return Profiles(url, **options)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncIterator,
         Callable,
+        Generator,
         Hashable,
         Iterable,
         Iterator,
@@ -198,7 +199,8 @@ class _Connection(sqlite3.Connection):
 class _Sqlite(Home):
     native = False
     survives_fork = False
-    failures = (sqlite3.Error,)
+    # A path that cannot be one is a ValueError.
+    failures = (sqlite3.Error, ValueError)
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -265,6 +267,13 @@ class _Postgres(Home):
             from psycopg.conninfo import conninfo_to_dict
             from psycopg.rows import dict_row
         self.failures = (psycopg.Error,)
+
+        class Connection(psycopg.Connection[Any]):
+            # It would wait without end for a server that fell silent.
+            def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+                late = psycopg.OperationalError(f"no answer within {TIMEOUT:.0f} seconds")
+                return super().wait(_until(time.monotonic() + TIMEOUT, gen, late), *args, **kwargs)
+
         with _parsed(self.shown):
             said = conninfo_to_dict(url)
             [int(port) for port in str(said.get("port") or 0).split(",")]
@@ -276,7 +285,7 @@ class _Postgres(Home):
             "connect_timeout": said.get("connect_timeout") or int(TIMEOUT),
             "fallback_application_name": "linalign",
         }
-        self._connect: Callable[[], Any] = lambda: psycopg.connect(url, **settings)
+        self._connect: Callable[[], Any] = lambda: Connection.connect(url, **settings)
         self._store_over: Callable[[Any], BaseStore] = PostgresStore
         # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
         self._idle: deque[Any] = deque()
@@ -347,6 +356,20 @@ class _Postgres(Home):
             yield self._store_over(connection)
 
 
+def _until(deadline: float, waiting: Generator[Any, Any, Any], late: Exception) -> Any:
+    """A generator that says what it waits for, ended by an error if that comes too late."""
+    ready = None
+    while True:
+        try:
+            wanted = waiting.send(ready)
+        except StopIteration as done:
+            return done.value
+        # What it is sent is false where a while passed and nothing came.
+        ready = yield wanted
+        if not ready and time.monotonic() > deadline:
+            raise late
+
+
 class _Redis(Home):
     native = False
     survives_fork = False
@@ -361,7 +384,10 @@ class _Redis(Home):
             from linalign_integrations.preferences.kvstore import KeyValueStore
         self.failures = (RedisError, OSError)
         with _parsed(self.shown):
-            self.secrets = _spellings(urlsplit(url).password)
+            said = urlsplit(url)
+            self.secrets = _spellings(said.password)
+            # The client would take database 0 for what is no number.
+            int(said.path.strip("/") or 0)
             client = Redis.from_url(
                 url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, decode_responses=True
             )

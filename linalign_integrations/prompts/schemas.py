@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import UnknownType, best_match
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from linalign_integrations.prompts.messages import add_to
 
@@ -36,13 +41,6 @@ _CHECKED_ONLY = frozenset(
 _OPEN = {"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
 _NAMED_PARTS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 _VALUES = {"const", "enum", "default", "examples"}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
 
 
 def tell_schema(messages: list[Message], schema: Mapping[str, Any]) -> list[Message]:
@@ -98,157 +96,20 @@ def _rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def find_fault(value: Any, schema: Schema) -> str | None:
-    """Why a JSON schema (draft 2020-12 or earlier) does not accept a value; None where it does.
+    """Why a JSON schema does not accept a value; None where it does.
 
-    References outside of the schema, ``format`` and ``unevaluated...`` are not looked at, and
-    neither are patterns that Python's ``re`` cannot read.
+    Nothing is fetched: a reference that leads out of the schema is a fault.
     """
+    if schema is True:
+        return None
+    draft = validator_for(schema, default=Draft202012Validator)
     try:
-        return next(_faults(value, schema, schema, "it"), None)
+        error = best_match(draft(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
         return "it is nested too deeply to be checked"
-
-
-def _faults(value: Any, schema: Any, root: Any, place: str) -> Iterator[str]:
-    if schema is False:
-        yield f"{place} is not allowed"
-    if not isinstance(schema, Mapping):
-        return
-
-    def accepted(part: Any, one: Any = value) -> bool:
-        return next(_faults(one, part, root, place), None) is None
-
-    if isinstance(reference := schema.get("$ref"), str):
-        yield from _faults(value, _referred(reference, root), root, place)
-    kinds = schema.get("type")
-    wanted = [kinds] if isinstance(kinds, str) else kinds
-    if wanted and not any(_is_a(value, kind) for kind in wanted):
-        yield f"{place} is not of type {' or '.join(wanted)}"
-        return
-    if "const" in schema and not _same(value, schema["const"]):
-        yield f"{place} is not {schema['const']!r}"
-    if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
-        yield f"{place} is none of {schema['enum']!r}"
-    for part in schema.get("allOf", ()):
-        yield from _faults(value, part, root, place)
-    if "anyOf" in schema and not any(map(accepted, schema["anyOf"])):
-        yield f"{place} matches nothing of anyOf"
-    if "oneOf" in schema and sum(map(accepted, schema["oneOf"])) != 1:
-        yield f"{place} does not match exactly one of oneOf"
-    if "not" in schema and accepted(schema["not"]):
-        yield f"{place} matches what stands under not"
-    if "if" in schema:
-        then = schema.get("then" if accepted(schema["if"]) else "else", True)
-        yield from _faults(value, then, root, place)
-    if isinstance(value, dict):
-        yield from _object_faults(value, schema, root, place)
-    elif isinstance(value, list):
-        yield from _array_faults(value, schema, root, place)
-    elif isinstance(value, str):
-        yield from _bounds(len(value), schema, "Length", f"the length of {place}")
-        if "pattern" in schema and not _matches(schema["pattern"], value):
-            yield f"{place} does not match the pattern {schema['pattern']!r}"
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield from _number_faults(value, schema, place)
-
-
-def _object_faults(
-    value: dict[str, Any], schema: Mapping[str, Any], root: Any, place: str
-) -> Iterator[str]:
-    yield from _bounds(len(value), schema, "Properties", f"the number of properties of {place}")
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield f"{place} lacks {name!r}"
-    needed: Mapping[str, Any] = schema.get("dependentRequired", {})
-    for name, others in needed.items():
-        if name in value and (missing := set(others) - value.keys()):
-            yield f"{place} has {name!r} but lacks {min(missing)!r}"
-    for name, part in schema.get("dependentSchemas", {}).items():
-        if name in value:
-            yield from _faults(value, part, root, place)
-    properties = schema.get("properties", {})
-    patterns = schema.get("patternProperties", {})
-    for name, one in value.items():
-        inside = f"{name!r}" if place == "it" else f"{place}.{name}"
-        if "propertyNames" in schema:
-            yield from _faults(name, schema["propertyNames"], root, f"the name {name!r}")
-        parts = [part for pattern, part in patterns.items() if _matches(pattern, name)]
-        if name in properties:
-            parts.append(properties[name])
-        for part in parts or [schema.get("additionalProperties", True)]:
-            yield from _faults(one, part, root, inside)
-
-
-def _array_faults(
-    value: list[Any], schema: Mapping[str, Any], root: Any, place: str
-) -> Iterator[str]:
-    yield from _bounds(len(value), schema, "Items", f"the number of items of {place}")
-    items, first = schema.get("items", True), schema.get("prefixItems", [])
-    if isinstance(items, list):  # as drafts before 2020-12 say it
-        first, items = items, schema.get("additionalItems", True)
-    for number, one in enumerate(value):
-        part = first[number] if number < len(first) else items
-        yield from _faults(one, part, root, f"{place}[{number}]")
-    if schema.get("uniqueItems") is True and any(
-        _same(one, other) for number, one in enumerate(value) for other in value[:number]
-    ):
-        yield f"{place} has an item twice"
-    if "contains" in schema:
-        found = sum(next(_faults(one, schema["contains"], root, ""), None) is None for one in value)
-        least, most = schema.get("minContains", 1), schema.get("maxContains", len(value))
-        if not least <= found <= most:
-            yield f"{place} has {found} items of the kind that it is to contain"
-
-
-def _number_faults(value: float, schema: Mapping[str, Any], place: str) -> Iterator[str]:
-    for name, wrong in (
-        ("minimum", lambda bound: value < bound),
-        ("maximum", lambda bound: value > bound),
-        ("exclusiveMinimum", lambda bound: value <= bound),
-        ("exclusiveMaximum", lambda bound: value >= bound),
-        ("multipleOf", lambda bound: Decimal(str(value)) % Decimal(str(bound)) != 0),
-    ):
-        bound = schema.get(name)
-        if isinstance(bound, (int, float)) and not isinstance(bound, bool) and wrong(bound):
-            yield f"{place} is {value!r}, which is against {name} {bound!r}"
-
-
-def _bounds(size: int, schema: Mapping[str, Any], what: str, place: str) -> Iterator[str]:
-    if size < schema.get(f"min{what}", 0):
-        yield f"{place} is {size}, below {schema[f'min{what}']}"
-    if size > schema.get(f"max{what}", size):
-        yield f"{place} is {size}, above {schema[f'max{what}']}"
-
-
-def _is_a(value: Any, kind: str) -> bool:
-    if kind in ("integer", "number"):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and (kind == "number" or value == int(value))
-    return isinstance(value, _TYPES.get(kind, (object,)))
-
-
-def _same(one: Any, other: Any) -> bool:
-    # In Python, and not in JSON, true is 1.
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return True
-
-
-def _referred(reference: str, root: Any) -> Any:
-    if not reference.startswith("#"):
-        return True
-    found = root
-    for step in reference[1:].split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        elif isinstance(found, Mapping) and name in found:
-            found = found[name]
-        else:
-            return True
-    return found
+    except (Unresolvable, UnknownType, re.error) as wrong:
+        return f"its schema cannot be read: {str(wrong).splitlines()[0]}"
+    if error is None:
+        return None
+    place = "".join(f"[{step!r}]" for step in error.absolute_path)
+    return f"{place}: {error.message}" if place else error.message

@@ -1,0 +1,140 @@
+"""Tools and schemas bound to a model, with all that was bound to it before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from linalign_integrations.errors import InvalidTools
+from linalign_integrations.langchain.errors import langchain_errors
+from linalign_integrations.langchain.structured import structured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_core.tools import BaseTool
+
+    Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+    Chosen = str | bool | dict[str, Any]
+
+
+class Askable(Runnable[LanguageModelInput, AIMessage]):
+    """What can be given tools: a model, and what ``bind`` and its kin make of it.
+
+    LangChain's own bindings hand ``bind_tools`` on to the model alone, and so lose what was bound.
+    """
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: Chosen | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The same model, which may call tools.
+
+        Args:
+            tools: LangChain's tools, functions, pydantic classes, TypedDicts, runnables as tools,
+                or their schemas in OpenAI's or Anthropic's style.
+            tool_choice: ``"auto"`` (by default), ``"none"``, ``"any"``, ``"required"`` or True, or
+                the tool to call: its name, or OpenAI's or Anthropic's mapping with it.
+            strict: as in ``convert_to_openai_tool``: whether objects have no properties but those
+                that their schemas name. Calls are kept valid by grammar either way.
+            **kwargs: call arguments to bind as well, such as ``parallel_tool_calls``,
+                ``response_format`` or ``principles``.
+
+        Raises:
+            InvalidTools: a tool cannot be read, two have one name, or the one chosen is missing.
+        """
+        from linalign_integrations.prompts import read_tools
+
+        with langchain_errors():
+            schemas = as_schemas(tools, strict=strict)
+            choice = read_tool_choice(tool_choice)
+            read_tools(schemas, choice)
+        if choice is not None:
+            kwargs["tool_choice"] = choice
+        return self.bind(tools=schemas, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The same model, whose answers are values of a schema.
+
+        Args:
+            schema: a pydantic class, a TypedDict, a JSON schema or an OpenAI function schema. It
+                may be left out in JSON mode only, where the answer is then any JSON object.
+            method: ``"json_schema"``: the model is told the schema, and a grammar keeps the answer
+                to it. ``"function_calling"``: the same as the arguments of a call.
+                ``"json_mode"``: the prompt itself says what is wanted; the grammar keeps to it.
+            include_raw: whether to give ``{"raw": message, "parsed": value, "parsing_error":
+                error}`` instead of the value, and raise no error that parsing finds.
+            strict: whether to refuse a schema that the grammar cannot enforce in whole. Otherwise
+                what it leaves out is checked afterwards, which a warning says.
+            **kwargs: none.
+
+        Raises:
+            InvalidArgument: the method is unknown, or the schema is missing.
+            InvalidGrammar: no JSON satisfies the schema, or ``strict`` asks for too much.
+            ValueError: there are other arguments.
+        """
+        return structured(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs
+        )
+
+
+class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[misc]
+    """A model with arguments, which it keeps when it is given tools or a schema."""
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialised as what LangChain knows."""
+        return RunnableBinding.lc_id()
+
+
+class ConfigurableLinAlign(  # type: ignore[misc]
+    Askable, RunnableConfigurableFields[LanguageModelInput, AIMessage]
+):
+    """A model whose fields a configuration sets, also when it was given tools or a schema."""
+
+    def bind(self, **kwargs: Any) -> BoundLinAlign:
+        """The same with arguments."""
+        return BoundLinAlign(bound=self, kwargs=kwargs, config={})
+
+
+def as_schemas(tools: Sequence[Tool], *, strict: bool | None = None) -> list[dict[str, Any]]:
+    """Function schemas in the OpenAI style.
+
+    Raises:
+        InvalidTools: one is nothing that can be read as a tool.
+    """
+    schemas = []
+    for tool in tools:
+        try:
+            schemas.append(convert_to_openai_tool(tool, strict=strict))
+        except (TypeError, ValueError, KeyError) as error:
+            name = getattr(tool, "name", None) or getattr(tool, "__name__", None) or repr(tool)
+            raise InvalidTools(f"{name!s:.80} cannot be used as a tool: {error}") from error
+    return schemas
+
+
+def read_tool_choice(choice: Chosen | None) -> str | None:
+    """The engine's ``tool_choice`` for what LangChain's users write; Anthropic's way too."""
+    from linalign_integrations.prompts import read_choice
+
+    if isinstance(choice, Mapping) and "function" not in choice:
+        choice = choice.get("name") or choice.get("type") or choice
+    return read_choice(choice)
