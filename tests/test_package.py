@@ -56,7 +56,7 @@ def test_the_public_names_are_the_documented_ones() -> None:
         "PreferencesMiddleware",
     ]
     assert all(hasattr(langchain, name) for name in langchain.__all__)
-    assert llama_index.__all__ == ["LinAlign"]
+    assert llama_index.__all__ == ["LinAlign", "answers_only", "unaligned"]
     with pytest.raises(AttributeError, match="no attribute 'Motor'"):
         _ = linalign_integrations.Motor
 
