@@ -19,7 +19,7 @@ from linalign_integrations.errors import InvalidArgument, InvalidMessages, descr
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.messages import Answer, as_dicts
 from linalign_integrations.langchain.profile import model_profile
-from linalign_integrations.langchain.scope import asettle, by_value, settle
+from linalign_integrations.langchain.scope import asettle, by_value, in_crowds, settle
 from linalign_integrations.langchain.structured import read_format
 from linalign_integrations.langchain.tools import (
     Askable,
@@ -158,6 +158,30 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
                     yield piece
 
         return pieces()
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answers several inputs at once, each under the preferences of its own config."""
+        configs = in_crowds(config, len(inputs))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """``batch`` without blocking the event loop."""
+        configs = in_crowds(config, len(inputs))
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Answers one input as a stream of events."""
