@@ -32,11 +32,14 @@ from transformers import (
 
 from linalign_integrations import Engine, Preferences, Principle, SamplingParams
 from linalign_integrations.alignment import align
+from linalign_integrations.engine.grammar import Grammar
 from linalign_integrations.engine.sampling import choose, uniform
+from linalign_integrations.engine.scheduler import Scheduler
 from linalign_integrations.engine.text import Stops, TextAssembler
 from linalign_integrations.errors import (
     EngineClosed,
     GenerationFailed,
+    GenerationTimeout,
     InvalidArgument,
     InvalidMessages,
     InvalidPreferences,
@@ -340,6 +343,76 @@ async def test_many_tasks_each_get_their_own_answer() -> None:
         *(engine().agenerate("Hi", preferences=u, sampling=sampling()) for u in users)
     )
     assert all(map(same, together, alone))
+
+
+@pytest.fixture
+def encoding(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """In which threads prompts are encoded; each one waits until it may go on."""
+    seen = SimpleNamespace(threads=[], begun=threading.Event(), may_go_on=threading.Event())
+    seen.may_go_on.set()
+    encode = PromptFormat.encode
+
+    def watched(*args: object, **kwargs: object) -> list[int]:
+        seen.threads.append(threading.current_thread())
+        seen.begun.set()
+        assert seen.may_go_on.wait(60)
+        return encode(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PromptFormat, "encode", watched)
+    return seen
+
+
+async def test_what_takes_long_to_read_is_not_read_in_the_event_loop(
+    encoding: SimpleNamespace,
+) -> None:
+    grammar = Grammar.regex("(yes|no)")
+    expected = engine().generate("Hi", grammar=grammar, sampling=sampling())
+    encoding.threads.clear()
+    answer = await engine().agenerate("Hi", grammar=grammar, sampling=sampling())
+    long = engine().astream("Hi " * 1000)
+    with pytest.raises(PromptTooLong):
+        await anext(long)
+    assert [piece async for piece in long] == []
+    assert encoding.threads
+    assert threading.current_thread() not in encoding.threads
+    assert answer == expected
+
+
+async def test_a_short_conversation_is_read_and_refused_when_the_stream_is_asked_for(
+    encoding: SimpleNamespace,
+) -> None:
+    stream = engine().astream("Hi", sampling=sampling())
+    assert set(encoding.threads) == {threading.current_thread()}
+    assert [piece async for piece in stream]
+    with pytest.raises(InvalidMessages):
+        engine().astream([])
+    with pytest.raises(InvalidMessages):
+        engine().astream([{"role": "user", "content": "Hi " * 1000}, {"role": "nobody"}])
+
+
+@pytest.mark.parametrize("end", ["aclose", "cancel", "timeout"])
+async def test_an_answer_that_ends_while_its_prompt_is_read_is_never_begun(
+    encoding: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    submitted = []
+    monkeypatch.setattr(Scheduler, "submit", lambda _, request: submitted.append(request))
+    encoding.may_go_on.clear()
+    stream = engine().astream(
+        "Hi", grammar=Grammar.regex("(yes|no)"), timeout=0.05 if end == "timeout" else None
+    )
+    first, second = (asyncio.create_task(anext(stream, None)) for _ in range(2))
+    assert await asyncio.to_thread(encoding.begun.wait, 60)
+    if end == "aclose":
+        await stream.aclose()
+    elif end == "cancel":
+        first.cancel()
+    elif end == "timeout":
+        await asyncio.wait({first})
+    encoding.may_go_on.set()
+    ended = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 60)
+    kinds = {"aclose": None, "cancel": asyncio.CancelledError, "timeout": GenerationTimeout}
+    assert ended[0] is None if end == "aclose" else isinstance(ended[0], kinds[end])
+    assert [piece async for piece in stream] == submitted == []
 
 
 async def test_a_cancelled_answer_leaves_the_engine_usable() -> None:

@@ -68,7 +68,8 @@ class Recorder:
 
     def stream(self, messages: Any, *, preferences: Preferences, **_: Any) -> Iterator[Piece]:
         self._take(messages, preferences)
-        return iter([Piece("x", (1,), "stop", Usage(1, 1, 1, 0), 0.0)])
+        last = Piece("x", (1,), "stop", Usage(1, 1, 1, 0), 0.0, strength=Strength(0.0, 0.0))
+        return (piece for piece in [last])
 
     async def astream(self, messages: Any, **request: Any) -> Any:
         for piece in self.stream(messages, **request):
@@ -357,7 +358,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[[Leak | None], None]:
     profiles = open_profiles("memory://isolation")
     for user, said in PROFILES.items():
         profiles.put(user, Preferences(**said))
-    models = {kind: kind(model="recorder", profiles=profiles, **said) for kind, said in OWN.items()}
+    models = {kind: kind(model="pocket", profiles=profiles, **said) for kind, said in OWN.items()}
 
     @settings(
         max_examples=100,

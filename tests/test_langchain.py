@@ -552,7 +552,7 @@ def test_a_call_that_is_cut_off_is_no_call_streamed_or_whole(folder: Path) -> No
         ),
     ]
     answer = Answer("tiny", {})
-    joined = whole(answer.chunk(piece).message for piece in pieces)
+    joined = whole(one.message for piece in pieces for one in answer.chunks(piece))
     assert joined.tool_calls == []
     assert [one["name"] for one in joined.invalid_tool_calls] == ["weather", "x"]
     message = Answer("tiny", {}).generation(gather(pieces)).message
@@ -575,7 +575,7 @@ def test_arguments_that_no_grammar_could_check_are_checked_afterwards() -> None:
         tool_calls=(ToolCallDelta(0, "id0000000", "tag", '{"tags": ["a", "a"]}'),),
         strength=Strength(0.0, 0.0),
     )
-    streamed = Answer("tiny", schemas).chunk(piece).message
+    streamed = whole(one.message for one in Answer("tiny", schemas).chunks(piece))
     message = Answer("tiny", schemas).generation(gather([piece])).message
     for one in (streamed, message):
         assert one.tool_calls == []
@@ -736,7 +736,7 @@ def test_reasoning_is_kept_out_of_the_text_and_goes_back_in() -> None:
         Piece("Yes.", (1,), "stop", usage, 0.0, strength=strength),
     ]
     made = Answer("tiny", {})
-    joined = whole(made.chunk(piece).message for piece in pieces)
+    joined = whole(one.message for piece in pieces for one in made.chunks(piece))
     message = Answer("tiny", {}).generation(gather(pieces)).message
     for one in (joined, message):
         assert one.content == "Yes."
@@ -925,3 +925,58 @@ def test_the_engine_deals_with_each_user_by_name(
     short.invoke("Hi", user="bob")
     list(short.stream("Hi"))
     assert users == ["ann", "bob", None]
+
+
+def test_text_and_calls_of_a_stream_stay_apart_in_content_blocks() -> None:
+    def end(text: str, *calls: ToolCallDelta) -> Piece:
+        last = {"strength": Strength(0.0, 0.0), "reasoning": "", "tool_calls": calls}
+        return Piece(text, (1,), "stop", Usage(1, 1, 1), 0.0, **last)
+
+    class Scripted(ChatLinAlign):
+        def _stream(self, *args: Any, **kwargs: Any) -> Any:
+            answer = Answer("tiny", {}, as_blocks=self.output_version == "v1")
+            for piece in pieces:
+                yield from answer.chunks(piece)
+
+    pieces = [
+        Piece("", (1,), None, None, 0.0, reasoning="Hm."),
+        Piece("Let me see.", (1,), None, None, 0.0),
+        Piece("", (1,), None, None, 0.0, tool_calls=(ToolCallDelta(0, "a", "weather", '{"ci'),)),
+        Piece("", (1,), None, None, 0.0, tool_calls=(ToolCallDelta(0, None, None, 'ty": "R"}'),)),
+        end("", ToolCallDelta(1, "b", "weather", '{"city": "P"}')),
+    ]
+    for version in ("v0", "v1"):
+        message = whole(Scripted(model="tiny", output_version=version).stream("Hi"))
+        assert [call["args"]["city"] for call in message.tool_calls] == ["R", "P"]
+        blocks = message.content_blocks
+        kinds = [block["type"] for block in blocks]
+        assert kinds == ["reasoning", "text", "tool_call", "tool_call"]
+        assert (blocks[0]["reasoning"], blocks[1]["text"]) == ("Hm.", "Let me see.")
+        assert [block["args"]["city"] for block in blocks[2:]] == ["R", "P"]
+
+
+def test_a_structured_stream_is_the_same_in_content_blocks(folder: Path) -> None:
+    for version in ("v0", "v1"):
+        model = ChatLinAlign(
+            model=str(folder), output_version=version, **{**ADAPTER, "max_tokens": 80}
+        )
+        for method in ("json_schema", "function_calling"):
+            asked = model.with_structured_output(Dish, method=method)
+            assert list(asked.stream("Hi"))[-1] == asked.invoke("Hi")
+
+
+def test_a_copy_for_a_user_keeps_what_was_bound(chat: ChatLinAlign, folder: Path) -> None:
+    profiles = open_profiles("memory://kept-for-user")
+    profiles.put("ann", ANN)
+    model = chat.model_copy(update={"profiles": profiles})
+    short = model.configurable_fields(top_k=ConfigurableField(id="k")).bind(max_tokens=12)
+    for bound in (model.bind(max_tokens=12), short):
+        assert bound.for_user("ann").invoke("Hi").content == bare_answer(folder, [ANN])
+
+
+def test_a_copy_is_never_traced_with_the_principles_of_another() -> None:
+    anns = ChatLinAlign(model="tiny", principles=[ANN], trace_principles=True)
+    assert ANN in json.dumps(anns._serialized)
+    bobs = anns.model_copy(update={"principles": Preferences(principles=[BOB]).principles})
+    assert ANN not in json.dumps(bobs._serialized)
+    assert BOB in json.dumps(bobs._serialized)

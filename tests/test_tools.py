@@ -400,7 +400,7 @@ def test_tool_choice_none_keeps_the_marker_out() -> None:
         got = ask(style, tool_choice="none", most=30)
         assert (got.tool_calls, got.invalid_tool_calls) == ((), ())
         made = engine("llama", style)
-        request = made._request(*_arguments(made, "none"))
+        request = made._request(made._checked(*_arguments(made, "none")))
         constraint = request.constraint
         assert constraint is not None
         marker = form(style).answers.marker

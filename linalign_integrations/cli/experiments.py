@@ -465,7 +465,11 @@ def share(lab: Lab) -> Experiment:
         make_case(lab.engine, f"choose {user}", lab.scale.prompt) for user in range(_SHARE_USERS)
     ]
     requests = [
-        lab.engine._request(case.messages, **ours_arguments(case, lab.scale.steps), grammar=None)
+        lab.engine._request(
+            lab.engine._checked(
+                case.messages, **ours_arguments(case, lab.scale.steps), grammar=None
+            )
+        )
         for case in asked
     ]
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 
@@ -46,6 +46,7 @@ from linalign_integrations.preferences.model import Preferences
 from linalign_integrations.prompts import (
     Branch,
     BranchPlan,
+    Message,
     PromptFormat,
     Tools,
     normalise_messages,
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
 
     RowStore = Rows | SoloRows
 
+# Characters of a conversation that take no more than about 2 ms to tokenise, which an event loop
+# can spare.
+_QUICK = 2_000
 # Where the system does not say.
 _USUAL_MEMORY = 8 * 2**30
 
@@ -75,6 +79,18 @@ class Limits(TypedDict, total=False):
     max_bytes: int
     reuse_bytes: int
     max_waiting: int
+
+
+class _Asked(NamedTuple):
+    """What a request asks for, before its prompts and its grammar are read."""
+
+    messages: list[Message]
+    preferences: Preferences
+    sampling: SamplingParams
+    grammar: Grammar | Constraint | None
+    user: str | None
+    alternatives: int
+    tools: Tools | None
 
 
 Messages = str | Iterable[Mapping[str, Any]]
@@ -360,8 +376,8 @@ class Engine:
         read; ``close`` (or forgetting the iterator) ends it.
         """
         called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
-        request = self._request(messages, preferences, sampling, grammar, user, explain, called)
-        return Generation(self._scheduler, request, timeout)
+        asked = self._checked(messages, preferences, sampling, grammar, user, explain, called)
+        return Generation(self._scheduler, self._request(asked), timeout)
 
     def astream(
         self,
@@ -379,13 +395,18 @@ class Engine:
     ) -> AsyncGeneration:
         """``stream`` for ``async for``; the event loop stays free while the model works.
 
-        A task that is cancelled ends the answer at its next token.
+        A long conversation is tokenised, and a grammar or tools are read, in another thread when
+        the first piece is asked for: what only shows then is raised then. A task that is
+        cancelled ends the answer at its next token.
         """
         called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
-        request = self._request(messages, preferences, sampling, grammar, user, explain, called)
-        return AsyncGeneration(self._scheduler, request, timeout)
+        asked = self._checked(messages, preferences, sampling, grammar, user, explain, called)
+        make = partial(self._request, asked)
+        characters = sum(len(message["content"]) for message in asked.messages)
+        quick = grammar is None and called is None and characters <= _QUICK
+        return AsyncGeneration(self._scheduler, make() if quick else make, timeout)
 
-    def _request(
+    def _checked(
         self,
         messages: Messages,
         preferences: Preferences | None,
@@ -394,18 +415,29 @@ class Engine:
         user: str | None,
         explain: bool | int = False,
         tools: Tools | None = None,
-    ) -> Request:
+    ) -> _Asked:
+        """What a request asks for, as far as that can be checked at once."""
         if self._model is None:
             raise EngineClosed(
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
-        preferences, sampling = _values(preferences, sampling)
-        alternatives = count_alternatives(explain)
+        return _Asked(
+            normalise_messages(messages),
+            *_values(preferences, sampling),
+            grammar,
+            user,
+            count_alternatives(explain),
+            tools,
+        )
+
+    def _request(self, asked: _Asked) -> Request:
+        """Tokenises the prompts and compiles the grammar, which takes its time."""
+        messages, preferences, sampling, grammar, user, alternatives, tools = asked
         answers = self._form.answers
         if tools is not None and tools.forced and answers.syntax is None and answers.fallback:
             # Calls that are not written as JSON can be read, but not forced.
             answers = answers.fallback
-        plan = plan_branches(normalise_messages(messages), preferences, self._form, tools, answers)
+        plan = plan_branches(messages, preferences, self._form, tools, answers)
         self._require_room(plan)
         if tools is None and grammar is not None and not answers.begins_in_reasoning:
             # The grammar says what the answer is from its first character on.
@@ -524,13 +556,6 @@ class Engine:
                 prompt_tokens=longest,
                 context_length=self.context_length,
             )
-
-    def _open_model(self) -> PreTrainedModel:
-        if self._model is None:
-            raise EngineClosed(
-                f"the engine of {self.model_id!r} was closed: call Engine.load again"
-            )
-        return self._model
 
 
 def _is_data(grammar: object) -> bool:

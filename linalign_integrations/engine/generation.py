@@ -6,7 +6,7 @@ import asyncio
 import math
 import queue
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from linalign_integrations.engine.answer import Piece
@@ -20,23 +20,27 @@ if TYPE_CHECKING:
 class _Waiting:
     """What both kinds of waiting share: a request that is begun once and may be given up."""
 
-    def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
+    # None while it is being made. One whose time limit is refused never has any.
+    _request: Request | None = None
+
+    def __init__(self, scheduler: Scheduler, timeout: float | None) -> None:
         if timeout is not None and not 0 < timeout < math.inf:
             raise InvalidArgument(
                 f"timeout= is a number of seconds above 0, or None for no limit, not {timeout!r}"
             )
         self._scheduler = scheduler
-        self._request = request
         self._timeout = timeout
         self._deadline: float | None = None
         self._started = self._done = False
 
-    def _start(self, deliver: Delivery) -> None:
+    def _start(self) -> None:
         self._started = True
         if self._timeout is not None:
             self._deadline = time.monotonic() + self._timeout
-        self._request.deliver = deliver
-        self._scheduler.submit(self._request)
+
+    def _submit(self, request: Request, deliver: Delivery) -> None:
+        request.deliver = deliver
+        self._scheduler.submit(request)
 
     def _left(self) -> float | None:
         """Seconds until the deadline; None where there is none."""
@@ -49,7 +53,9 @@ class _Waiting:
         )
 
     def _give_up(self) -> None:
-        self._done = self._request.cancelled = True
+        self._done = True
+        if self._request is not None:
+            self._request.cancelled = True
 
     def _take(self, item: Piece | BaseException) -> Piece:
         if isinstance(item, BaseException):
@@ -59,8 +65,8 @@ class _Waiting:
         return item
 
     def __del__(self) -> None:
-        # Whoever forgets an answer does not wait for it. One that was refused has no request.
-        if hasattr(self, "_request"):
+        # Whoever forgets an answer does not wait for it.
+        if self._request is not None:
             self._request.cancelled = True
 
 
@@ -74,7 +80,8 @@ class Generation(_Waiting, Iterator[Piece]):
     """
 
     def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
-        super().__init__(scheduler, request, timeout)
+        super().__init__(scheduler, timeout)
+        self._request: Request = request
         self._pieces: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
 
     def __next__(self) -> Piece:
@@ -82,7 +89,8 @@ class Generation(_Waiting, Iterator[Piece]):
             raise StopIteration
         try:
             if not self._started:
-                self._start(self._pieces.put)
+                self._start()
+                self._submit(self._request, self._pieces.put)
             return self._take(self._pieces.get(timeout=self._left()))
         except queue.Empty:
             self._give_up()
@@ -103,30 +111,47 @@ class AsyncGeneration(_Waiting, AsyncIterator[Piece]):
 
     Args:
         scheduler: runs the request.
-        request: what to run.
+        request: what to run, or what makes it, which another thread is to do as part of the answer.
         timeout: seconds from the first piece asked for to the last one; None for no limit.
     """
 
-    def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
-        super().__init__(scheduler, request, timeout)
+    def __init__(
+        self, scheduler: Scheduler, request: Request | Callable[[], Request], timeout: float | None
+    ) -> None:
+        super().__init__(scheduler, timeout)
+        if callable(request):
+            self._make: Callable[[], Request] | None = request
+        else:
+            self._make, self._request = None, request
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
 
     async def __anext__(self) -> Piece:
         if self._done:
             raise StopAsyncIteration
         try:
-            if not self._started:
-                self._start(self._into(asyncio.get_running_loop()))
+            begins = not self._started
+            if begins:
+                self._start()
             # Unlike wait_for of Python 3.11 this never swallows a cancellation.
             async with asyncio.timeout(self._left()):
+                if begins:
+                    await self._begin()
                 item = await self._pieces.get()
             return self._take(item)
         except TimeoutError:
-            self._give_up()
+            await self.aclose()
             raise self._late() from None
         except BaseException:
-            self._give_up()
+            await self.aclose()
             raise
+
+    async def _begin(self) -> None:
+        if self._make is not None:
+            self._request = await asyncio.to_thread(self._make)
+            self._make = None
+        # It may have been closed meanwhile.
+        if self._request is not None and not self._done:
+            self._submit(self._request, self._into(asyncio.get_running_loop()))
 
     def _into(self, loop: asyncio.AbstractEventLoop) -> Delivery:
         put = self._pieces.put_nowait

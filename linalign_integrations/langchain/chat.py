@@ -6,7 +6,6 @@ import asyncio
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -20,7 +19,7 @@ from linalign_integrations.errors import InvalidArgument, InvalidMessages, descr
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.messages import Answer, as_dicts
 from linalign_integrations.langchain.profile import model_profile
-from linalign_integrations.langchain.scope import asettle, by_value, settle
+from linalign_integrations.langchain.scope import asettle, by_value, in_crowds, settle
 from linalign_integrations.langchain.structured import read_format
 from linalign_integrations.langchain.tools import (
     Askable,
@@ -160,6 +159,30 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
 
         return pieces()
 
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answers several inputs at once, each under the preferences of its own config."""
+        configs = in_crowds(config, len(inputs))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """``batch`` without blocking the event loop."""
+        configs = in_crowds(config, len(inputs))
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Answers one input as a stream of events."""
         settle(self, config, kwargs)
@@ -247,7 +270,8 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             return {}
         return {"principles": [one.model_dump(mode="json") for one in self.principles]}
 
-    @cached_property
+    # Not kept, as LangChain does: copies with other principles would be traced with these.
+    @property
     def _serialized(self) -> dict[str, Any]:
         made: dict[str, Any] = dumpd(self)
         if not self.trace_principles:
@@ -314,7 +338,8 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             request["explain"] = max(1, alternatives)
         functions = (tool["function"] for tool in request.get("tools") or ())
         schemas = {one["name"]: one.get("parameters") or {} for one in functions}
-        return _Asked(engine, told, request, count, schemas, alternatives, form)
+        blocks = self.output_version == "v1"
+        return _Asked(engine, told, request, count, schemas, alternatives, form, blocks)
 
     def _said(self, call: dict[str, Any], name: str) -> Any:
         """What the call says of a field, else the field."""
@@ -379,11 +404,10 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             pieces, answer = asked.begin_one("stream"), asked.answer()
             try:
                 for piece in pieces:
-                    if (chunk := answer.chunk(piece)) is None:
-                        continue
-                    if run_manager:
-                        run_manager.on_llm_new_token(piece.text, chunk=chunk)
-                    yield chunk
+                    for chunk in answer.chunks(piece):
+                        if run_manager:
+                            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
             finally:
                 pieces.close()
             asked.check(answer.text)
@@ -401,11 +425,10 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             answer = asked.answer()
             try:
                 async for piece in pieces:
-                    if (chunk := answer.chunk(piece)) is None:
-                        continue
-                    if run_manager:
-                        await run_manager.on_llm_new_token(piece.text, chunk=chunk)
-                    yield chunk
+                    for chunk in answer.chunks(piece):
+                        if run_manager:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
             finally:
                 await pieces.aclose()
             asked.check(answer.text)
@@ -430,9 +453,10 @@ class _Asked:
     schemas: dict[str, dict[str, Any]]
     alternatives: int | None
     form: Format | None
+    as_blocks: bool
 
     def answer(self) -> Answer:
-        return Answer(self.engine.model_id, self.schemas, self.alternatives)
+        return Answer(self.engine.model_id, self.schemas, self.alternatives, self.as_blocks)
 
     def begin(self, way: Literal["stream", "astream"]) -> list[Any]:
         """The answers to come, each with a seed of its own."""

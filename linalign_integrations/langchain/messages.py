@@ -48,6 +48,10 @@ _CALLS = ("tool_use", "tool_call")
 _PASSED_OVER = ("tool_call_chunk", "input_json_delta", "invalid_tool_call", "redacted_thinking")
 # What OpenAI's API says of a token whose probability is 0.
 _NEVER = -9999.0
+# LangChain numbers blocks of text and reasoning from 0, and joins blocks of one number.
+_BLOCK_CALLS = 1000
+FIRST_CALL = (0, _BLOCK_CALLS, None)
+"""How the parts of an answer's first call may be numbered."""
 
 
 def as_dicts(messages: Iterable[BaseMessage]) -> list[dict[str, Any]]:
@@ -168,6 +172,7 @@ class Answer:
         schemas: the JSON schema of the arguments of each tool, by name.
         top_logprobs: how many alternatives to tell of each token; None where log-probabilities
             were not asked for.
+        as_blocks: whether LangChain makes content blocks (``output_version="v1"``) of its chunks.
         text: what is visible of it so far.
         calls: id, name and JSON of the arguments of each call so far, by index.
         void: indices of calls that showed to be none.
@@ -176,6 +181,7 @@ class Answer:
     model: str
     schemas: Mapping[str, Mapping[str, Any]]
     top_logprobs: int | None = None
+    as_blocks: bool = False
     text: str = ""
     calls: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     void: set[int] = field(default_factory=set)
@@ -210,39 +216,41 @@ class Answer:
         )
         return ChatGeneration(message=message)
 
-    def chunk(self, piece: Piece) -> ChatGenerationChunk | None:
-        """More of a streamed answer; None where there is nothing to see."""
+    def chunks(self, piece: Piece) -> Iterator[ChatGenerationChunk]:
+        """More of a streamed answer: its text, its calls, and how it ended, if anything.
+
+        Apart from each other, since LangChain takes the calls of a chunk that has text as well, or
+        that is the last, for whole ones when it makes content blocks.
+        """
         self.text += piece.text
+        if piece.text or piece.reasoning:
+            thought = {"reasoning_content": piece.reasoning} if piece.reasoning else {}
+            yield _as_chunk(content=piece.text, additional_kwargs=thought)
         chunks = self._call_chunks(piece)
-        last = piece.usage is not None and piece.strength is not None
-        if not (last or piece.text or piece.reasoning or chunks):
-            return None
-        made: dict[str, Any] = {}
-        if piece.reasoning:
-            made["additional_kwargs"] = {"reasoning_content": piece.reasoning}
-        if piece.usage is not None and piece.strength is not None:
+        if piece.usage is not None:
             chunks += self._refused()
-            made["chunk_position"] = "last"
-            made["usage_metadata"] = _usage_metadata(piece.usage)
-            made["response_metadata"] = self._metadata(
-                piece.usage,
-                str(piece.finish_reason),
-                piece.strength,
-                piece.alignment,
-                called=bool(self.calls.keys() - self.void),
-            )
         if chunks:
-            made["tool_call_chunks"] = _joined(chunks)
-        return ChatGenerationChunk(message=AIMessageChunk(content=piece.text, **made))
+            yield _as_chunk(content="", tool_call_chunks=_joined(chunks))
+        if piece.usage is not None and piece.strength is not None:
+            yield _as_chunk(
+                content="",
+                chunk_position="last",
+                usage_metadata=_usage_metadata(piece.usage),
+                response_metadata=self._metadata(
+                    piece.usage,
+                    str(piece.finish_reason),
+                    piece.strength,
+                    piece.alignment,
+                    called=bool(self.calls.keys() - self.void),
+                ),
+            )
 
     def _call_chunks(self, piece: Piece) -> list[ToolCallChunk]:
         chunks = []
         for part in piece.tool_calls:
             made, name, text = self.calls.get(part.index, ("", "", ""))
             self.calls[part.index] = (part.id or made, part.name or name, text + part.arguments)
-            chunks.append(
-                tool_call_chunk(name=part.name, args=part.arguments, id=part.id, index=part.index)
-            )
+            chunks.append(self._part(part.index, part.arguments, part.name, part.id))
         for one in piece.invalid_tool_calls:
             if one.index is not None and one.index in self.calls:
                 chunks.append(self._voided(one.index))
@@ -251,7 +259,7 @@ class Answer:
             self.calls[index] = (one.id or "", one.name or "", one.text)
             self.void.add(index)
             text = one.text + _breaker(one.text)
-            chunks.append(tool_call_chunk(name=one.name, args=text, id=one.id, index=index))
+            chunks.append(self._part(index, text, one.name, one.id))
         return chunks
 
     def _refused(self) -> list[ToolCallChunk]:
@@ -265,7 +273,13 @@ class Answer:
 
     def _voided(self, index: int) -> ToolCallChunk:
         self.void.add(index)
-        return tool_call_chunk(args=_breaker(self.calls[index][2]), index=index)
+        return self._part(index, _breaker(self.calls[index][2]))
+
+    def _part(
+        self, index: int, text: str, name: str | None = None, call_id: str | None = None
+    ) -> ToolCallChunk:
+        place = index + _BLOCK_CALLS if self.as_blocks else index
+        return tool_call_chunk(name=name, args=text, id=call_id, index=place)
 
     def _fault(self, name: str, arguments: dict[str, Any]) -> str | None:
         from linalign_integrations.prompts.schemas import find_fault
@@ -300,6 +314,10 @@ def _joined(chunks: list[ToolCallChunk]) -> list[ToolCallChunk]:
         if (first := made.setdefault(one["index"], one)) is not one:
             first["args"] = (first["args"] or "") + (one["args"] or "")
     return list(made.values())
+
+
+def _as_chunk(**fields: Any) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(**fields))
 
 
 def _breaker(text: str) -> str:

@@ -23,6 +23,7 @@ from pydantic_core import from_json
 
 from linalign_integrations.errors import InvalidArgument, InvalidGrammar
 from linalign_integrations.langchain.errors import langchain_errors
+from linalign_integrations.langchain.messages import FIRST_CALL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -263,7 +264,7 @@ class ValueParser(BaseTransformOutputParser[Any]):
             return answer.text
         if isinstance(answer, AIMessageChunk):
             chunks = answer.tool_call_chunks
-            return "".join(one["args"] or "" for one in chunks if one["index"] in (0, None))
+            return "".join(one["args"] or "" for one in chunks if one["index"] in FIRST_CALL)
         if isinstance(answer, AIMessage) and answer.tool_calls:
             return json.dumps(answer.tool_calls[0]["args"], ensure_ascii=False)
         invalid = getattr(answer, "invalid_tool_calls", None)

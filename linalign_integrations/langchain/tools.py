@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -106,6 +106,11 @@ class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  #
         """Serialised as what LangChain knows."""
         return RunnableBinding.lc_id()
 
+    def for_user(self, user_id: str) -> Self:
+        """A cheap copy that answers for one user, with the same arguments."""
+        bound: Any = self.bound
+        return self.model_copy(update={"bound": bound.for_user(user_id)})
+
 
 class ConfigurableLinAlign(Askable, RunnableConfigurableFields):  # type: ignore[type-arg]
     """A model whose fields a configuration sets, also when it was given tools or a schema."""
@@ -113,6 +118,11 @@ class ConfigurableLinAlign(Askable, RunnableConfigurableFields):  # type: ignore
     def bind(self, **kwargs: Any) -> BoundLinAlign:
         """The same with arguments."""
         return BoundLinAlign(bound=self, kwargs=kwargs, config={})
+
+    def for_user(self, user_id: str) -> Self:
+        """A cheap copy that answers for one user, with the same fields to be set."""
+        default: Any = self.default
+        return self.model_copy(update={"default": default.for_user(user_id)})
 
 
 def as_schemas(tools: Sequence[Tool], *, strict: bool | None = None) -> list[dict[str, Any]]:

@@ -67,13 +67,13 @@ class Plan:
     """
 
     seed: int = 1
-    steps: int = 32_000
+    steps: int = 30_000
     batch_tokens: int = 4096
     rate: float = 2e-3
     warmup: int = 100
     decay: float = 0.125
     average: float = 0.995
-    lesson: float = 0.75
+    lesson: float = 0.8
     hidden: int = 256
     layers: int = 6
     inner: int = 704
