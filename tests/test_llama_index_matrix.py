@@ -351,7 +351,7 @@ async def finished(handler: Any) -> None:
     """Waits for an agent; one whose model is random may run out of turns."""
     try:
         await handler
-    except Exception as error:  # noqa: BLE001 - workflows wrap what an agent raises
+    except Exception as error:
         if "iterations" not in str(error):
             raise
 

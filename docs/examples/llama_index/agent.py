@@ -21,17 +21,15 @@ def get_weather(city: str) -> str:
 async def ask(user: str) -> str:
     agent = FunctionAgent(tools=[get_weather], llm=llm.for_user(user))
     handler = agent.run("What is the weather in Rome?")
-    shown = []
     async for event in handler.stream_events():
         if isinstance(event, ToolCallResult):
-            shown.append(f"{user}: {event.tool_name}({event.tool_kwargs}) gave {event.tool_output}")
-    return "\n".join([*shown, f"{user}: {await handler}"])
+            print(f"{user}: {event.tool_name}({event.tool_kwargs}) gave {event.tool_output}")
+    return f"{user}: {await handler}"
 
 
 async def main() -> None:
     # Both run at once, in one batch.
-    for lines in await asyncio.gather(ask("ann"), ask("bob")):
-        print(lines)
+    print("\n".join(await asyncio.gather(ask("ann"), ask("bob"))))
 
 
 asyncio.run(main())
