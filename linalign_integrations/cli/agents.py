@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rich import box
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from linalign_integrations.llama_index import LinAlign
     from linalign_integrations.pocket.corpus import Scene
 
-__all__ = ["AGENTS", "FAULTS", "Outcome", "Report", "run"]
+__all__ = ["AGENTS", "FAULTS", "Outcome", "Report", "fault_of", "run"]
 
 AGENTS = ("FunctionAgent", "ReActAgent", "AgentWorkflow")
 FAULTS = ("no call", "wrong tool", "wrong argument", "too many calls", "loop", "result ignored")
@@ -181,7 +182,7 @@ async def _attempt(kind: str, llm: LinAlign, scene: Scene) -> Outcome:
         raise
     except Exception as error:  # noqa: BLE001 - a run that fails is what is counted here
         fault = "loop" if "iterations" in str(error) else f"{type(error).__name__}: {error}"
-    fault = _fault(calls, wanted) or fault
+    fault = fault_of(calls, wanted) or fault
     reading = read(answer, scene.facts)
     if fault is None and " ".join(reading.facts) != scene.gold:
         fault = "result ignored"
@@ -189,8 +190,8 @@ async def _attempt(kind: str, llm: LinAlign, scene: Scene) -> Outcome:
     return Outcome(fault, question["content"], calls, wanted, answer, shown if answer else None)
 
 
-def _fault(calls: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
-    """What is wrong with the calls of a run."""
+def fault_of(calls: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
+    """What is wrong with the calls of a run: the first of ``FAULTS`` that fits, or None."""
     if not calls:
         return "no call"
     made, needed = [_key(call) for call in calls], [_key(call) for call in wanted]
@@ -270,14 +271,17 @@ def _table(report: Report, count: int) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
     )
-    made.add_column()
-    for heading in ("done", *FAULTS, "error", "principle followed"):
-        made.add_column(heading, justify="right")
-    for kind, outcomes in report.agents.items():
+    for heading in ("", *report.agents):
+        made.add_column(heading, justify="right" if heading else "left")
+    columns = []
+    for outcomes in report.agents.values():
         faults = Counter(one.fault if one.fault in (None, *FAULTS) else "error" for one in outcomes)
         told = [one.followed for one in outcomes if one.followed is not None]
         shares = [f"{faults[name] / len(outcomes):.2f}" for name in (None, *FAULTS, "error")]
-        made.add_row(kind, *shares, f"{sum(told) / len(told):.2f}" if told else "")
+        columns.append([*shares, f"{fmean(told):.2f}" if told else ""])
+    names = ("done", *FAULTS, "error", "principle followed")
+    for name, *cells in zip(names, *columns, strict=True):
+        made.add_row(name, *cells)
     if report.objects:
         valid = sum(one == "valid" for one, _ in report.objects) / len(report.objects)
         exact = sum(exact for _, exact in report.objects) / len(report.objects)
