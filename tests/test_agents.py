@@ -68,6 +68,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
             seed=1,
             ratio=2.0,
             temperature=0.0,
+            only_answers=False,
             only="CodeActAgent",
             json_file=None,
         )

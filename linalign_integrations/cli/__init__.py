@@ -183,6 +183,9 @@ def run_agents(
     seed: Annotated[int, typer.Option(help="Same seed, same tasks.")] = 7,
     ratio: Ratio = 2.0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    answers_only: Annotated[
+        bool, typer.Option("--answers-only", help="Decide on tools without principles.")
+    ] = False,
     only: Annotated[
         str | None,
         typer.Option(help=f"Some of {','.join(agents.AGENTS)},extraction; by default all."),
@@ -197,6 +200,7 @@ def run_agents(
         seed=seed,
         ratio=ratio,
         temperature=temperature,
+        only_answers=answers_only,
         only=only,
         json_file=json_file,
     )

@@ -9,6 +9,7 @@ they gave; otherwise it is counted under the first thing that went wrong.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -89,6 +90,7 @@ def run(
     seed: int,
     ratio: float,
     temperature: float,
+    only_answers: bool,
     only: str | None,
     json_file: str | None,
 ) -> None:
@@ -105,9 +107,11 @@ def run(
         raise InvalidArgument(
             f"{', '.join(sorted(unknown))} cannot be measured: choose of {', '.join(parts)}"
         )
-    from linalign_integrations.llama_index import LinAlign
+    from linalign_integrations.llama_index import LinAlign, answers_only
 
     llm = LinAlign(model=model, ratio=ratio, temperature=temperature, seed=seed, max_tokens=LONGEST)
+    if only_answers:
+        llm = answers_only(llm)
     report = Report(model, seed)
     with answers_bar(console, count * len(chosen)) as advance:
         for kind in AGENTS:
@@ -127,7 +131,17 @@ def _scenes(kind: Literal["results", "json"], count: int, seed: int) -> list[Sce
     from linalign_integrations.pocket.corpus import Writer
 
     writer = Writer(f"agents/{kind}/{seed}", "held_out")
-    return [writer.scene(kind, 1, placement="system", turns=1) for _ in range(count)]
+    drawn = (writer.scene(kind, 1, placement="system", turns=1) for _ in itertools.count())
+    return list(itertools.islice(filter(_is_kept, drawn), count))
+
+
+def _is_kept(scene: Scene) -> bool:
+    """Whether LlamaIndex hands the names of a scene's tools on as they are.
+
+    It replaces what is not ASCII by underscores, as OpenAI's interface asks, so that no application
+    names its tools so.
+    """
+    return all(one["function"]["name"].isascii() for one in scene.tools)
 
 
 async def _all(

@@ -52,6 +52,7 @@ from linalign_integrations.preferences import (
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
+        Awaitable,
         Callable,
         Generator,
         Iterable,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from linalign_integrations.engine import Engine, Piece, Result, Usage
     from linalign_integrations.llama_index import LinAlign
 
+    Ask = Callable[[LLM, str], Awaitable[None]]
     Take = Callable[[int], Mapping["Figure", float]]
     Streaming = Callable[[Case, int], Iterable[object]]
 
@@ -173,7 +175,7 @@ SHARE = "parts of a step"
 RESOLVING = "finding the preferences of a call"
 THROUGH = "time per token of a stream, one user"
 WORK = "processor time per token of a stream, one user"
-BLOCKED = "longest wait of an event loop in which 32 users ask an index"
+BLOCKED = "longest wait of an event loop in which 32 users ask"
 MEMORY = "memory after many requests"
 UNITS = {
     PER_TOKEN: "ms",
@@ -724,29 +726,44 @@ def adapters(lab: Lab) -> Experiment:
 
 
 def loop(lab: Lab) -> Experiment:
-    """How long an event loop stands still while 32 users' query engines run in it.
+    """How long an event loop stands still while 32 users ask, themselves or by query engines.
 
     A task of the loop sleeps for a few milliseconds again and again. What it sleeps longer, the
     loop was kept from it: by code that blocks it, by threads that hold the interpreter, or by other
     processes, which the idle loop feels as well. LlamaIndex prepares each query on the loop; that
     adds up where all start in one turn of the loop, with a model that does nothing just the same.
     """
+    from llama_index.core import SummaryIndex
     from llama_index.core.llms import MockLLM
+    from llama_index.core.schema import TextNode
 
     ours = _lin_align(lab.engine)
+    index = SummaryIndex([TextNode(text="The bakery opens at 7:30.")])
 
-    def take(name: str, llm: LLM, users: int, apart: bool) -> Take:
+    async def itself(llm: LLM, question: str) -> None:
+        await llm.acomplete(question)
+
+    async def query(llm: LLM, question: str) -> None:
+        await index.as_query_engine(llm=llm).aquery(question)
+
+    async def in_turn(llm: LLM, question: str) -> None:
+        for _ in range(int(question.rpartition(".")[2])):
+            await asyncio.sleep(0)
+        await query(llm, question)
+
+    def take(name: str, llm: LLM, users: int, ask: Ask) -> Take:
         def measured(number: int) -> dict[Figure, float]:
             asked = [f"loop {number}.{user}" for user in range(users)]
-            return {Figure(BLOCKED, name): asyncio.run(_blocked(llm, lab, asked, apart))}
+            return {Figure(BLOCKED, name): asyncio.run(_blocked(llm, lab, asked, ask))}
 
         return measured
 
-    ways: dict[str, tuple[LLM, int, bool]] = {
-        "nobody asks": (ours, 0, False),
-        "MockLLM, all in one turn": (MockLLM(), _LOOP_USERS, False),
-        "LinAlign, all in one turn": (ours, _LOOP_USERS, False),
-        "LinAlign, a turn each": (ours, _LOOP_USERS, True),
+    ways: dict[str, tuple[LLM, int, Ask]] = {
+        "nobody asks": (ours, 0, itself),
+        "LinAlign itself": (ours, _LOOP_USERS, itself),
+        "query engines, a turn each": (ours, _LOOP_USERS, in_turn),
+        "query engines, all in one": (ours, _LOOP_USERS, query),
+        "the same, MockLLM": (MockLLM(), _LOOP_USERS, query),
     }
     return Experiment(
         [take(name, *way) for name, way in ways.items()],
@@ -755,12 +772,8 @@ def loop(lab: Lab) -> Experiment:
     )
 
 
-async def _blocked(llm: LLM, lab: Lab, questions: Sequence[str], apart: bool) -> float:
+async def _blocked(llm: LLM, lab: Lab, questions: Sequence[str], ask: Ask) -> float:
     """The longest wait in ms of a heartbeat while the questions are answered, or for a second."""
-    from llama_index.core import SummaryIndex
-    from llama_index.core.schema import TextNode
-
-    index = SummaryIndex([TextNode(text="The bakery opens at 7:30.")])
     beats = [time.perf_counter()]
 
     async def beat() -> None:
@@ -768,16 +781,14 @@ async def _blocked(llm: LLM, lab: Lab, questions: Sequence[str], apart: bool) ->
             await asyncio.sleep(_BEAT)
             beats.append(time.perf_counter())
 
-    async def ask(number: int, question: str) -> None:
+    async def asked(question: str) -> None:
         principles = Preferences(principles=[question]).principles
-        own = llm.model_copy(update={"principles": principles, "max_tokens": lab.scale.steps})
-        for _ in range(number if apart else 0):
-            await asyncio.sleep(0)
-        await index.as_query_engine(llm=own).aquery(question)
+        said = {"principles": principles, "max_tokens": lab.scale.steps}
+        await ask(llm.model_copy(update=said), question)
 
     heart = asyncio.create_task(beat())
     await asyncio.sleep(2 * _BEAT)
-    await asyncio.gather(*itertools.starmap(ask, enumerate(questions)))
+    await asyncio.gather(*map(asked, questions))
     await asyncio.sleep(2 * _BEAT if questions else 1)
     heart.cancel()
     return 1e3 * (max(later - one for one, later in itertools.pairwise(beats)) - _BEAT)

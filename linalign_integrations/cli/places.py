@@ -221,6 +221,7 @@ def _index(context: str) -> Any:
 def _function_agent(model: str, scene: Scene, seed: int) -> str:
     from llama_index.core.agent.workflow import FunctionAgent
     from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+    from llama_index.core.memory import ChatMemoryBuffer
     from llama_index.core.tools import FunctionTool, ToolMetadata
 
     class Schema(ToolMetadata):
@@ -260,7 +261,9 @@ def _function_agent(model: str, scene: Scene, seed: int) -> str:
 
     async def answer() -> str:
         agent = FunctionAgent(llm=_lin_align(model, scene, seed), tools=tools)
-        return str(await agent.run(chat_history=[message(one) for one in history]))
+        # The default memory is a database whose threads outlive this event loop.
+        memory = ChatMemoryBuffer.from_defaults()
+        return str(await agent.run(chat_history=[*map(message, history)], memory=memory))
 
     return asyncio.run(answer())
 
