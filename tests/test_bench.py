@@ -223,7 +223,8 @@ def test_every_target_is_asked_of_a_figure(lab: experiments.Lab) -> None:
         for told in make(full).told
         if told.target
     ]
-    assert sorted(map(str, told)) == sorted(map(str, wanted.values()))
+    # One target may be asked of several: each framework's class is held against the engine.
+    assert {id(one) for one in told} == {id(one) for one in wanted.values()}
 
 
 def test_the_targets_table_tells_what_was_met(capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,4 +339,5 @@ def test_a_framework_s_class_streams_what_the_engine_would(lab: experiments.Lab)
     answer = lab.engine.generate(case.messages, **arguments).text
     for make in experiments.FRAMEWORKS.values():
         pieces: Any = make(lab.engine)(case, SMALL.steps)
-        assert "".join(piece.text for piece in pieces) == answer
+        told = (getattr(piece, "delta", None) or getattr(piece, "text", "") for piece in pieces)
+        assert "".join(told) == answer

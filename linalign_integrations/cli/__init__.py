@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from linalign_integrations.cli import bench, chat, demo, places, pocket, profiles, weights
+from linalign_integrations.cli import (
+    agents,
+    bench,
+    chat,
+    demo,
+    places,
+    pocket,
+    profiles,
+    weights,
+)
 from linalign_integrations.errors import LinAlignError
 
 __all__ = ["app", "main"]
@@ -162,6 +171,34 @@ def run_pocket(
         kl_budget=1.0 if kl_budget is None else kl_budget,
         json_file=json_file,
         plot_file=plot_file,
+    )
+
+
+@app.command("agents")
+def run_agents(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help='"pocket", or the folder of one trained like it.')
+    ] = "pocket",
+    count: Annotated[int, typer.Option(min=1, help="Held-out tasks for each.")] = 100,
+    seed: Annotated[int, typer.Option(help="Same seed, same tasks.")] = 7,
+    ratio: Ratio = 2.0,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    only: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {','.join(agents.AGENTS)},extraction; by default all."),
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write every run here.")] = None,
+) -> None:
+    """How often LlamaIndex's agents finish tool tasks and structured output is valid."""
+    agents.run(
+        Console(),
+        model=model,
+        count=count,
+        seed=seed,
+        ratio=ratio,
+        temperature=temperature,
+        only=only,
+        json_file=json_file,
     )
 
 

@@ -106,6 +106,7 @@ EXPERIMENTS = (
     "share",
     "resolve",
     "adapter",
+    "loop",
 )
 
 _LEAST_CONTEXT = 1024

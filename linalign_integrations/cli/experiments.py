@@ -60,9 +60,11 @@ if TYPE_CHECKING:
     )
 
     from langchain_core.runnables import RunnableConfig
+    from llama_index.core.llms import LLM
 
     from linalign_integrations.cli.bench import Scale, Target
     from linalign_integrations.engine import Engine, Piece, Result, Usage
+    from linalign_integrations.llama_index import LinAlign
 
     Take = Callable[[int], Mapping["Figure", float]]
     Streaming = Callable[[Case, int], Iterable[object]]
@@ -171,6 +173,7 @@ SHARE = "parts of a step"
 RESOLVING = "finding the preferences of a call"
 THROUGH = "time per token of a stream, one user"
 WORK = "processor time per token of a stream, one user"
+BLOCKED = "longest wait of an event loop in which 32 users ask an index"
 MEMORY = "memory after many requests"
 UNITS = {
     PER_TOKEN: "ms",
@@ -186,6 +189,7 @@ UNITS = {
     RESOLVING: "µs",
     THROUGH: "ms",
     WORK: "ms",
+    BLOCKED: "ms",
     MEMORY: "MiB",
 }
 # Curves show growth, which takes fewer rounds than a ratio that is held against a target.
@@ -193,6 +197,8 @@ _CURVE_ROUNDS = 3
 # Peers answer one request after the other, so two are as good as thirty-two.
 _ONE_BY_ONE = 2
 _SHARE_USERS = 8
+_LOOP_USERS = 32
+_BEAT = 0.005  # seconds
 # Tokens that the first of several users may draw while the prompts of the others are read.
 _HEAD_START = 48
 _TURNS = 9
@@ -651,8 +657,39 @@ def _through_langchain(engine: Engine) -> Streaming:
     return stream
 
 
+def _lin_align(engine: Engine) -> LinAlign:
+    from linalign_integrations.llama_index import LinAlign
+
+    class Model(LinAlign):
+        def _engine(self, model: str | None = None) -> Engine:
+            del model
+            return engine
+
+        def _context_length(self) -> int:
+            return engine.context_length
+
+    return Model(model=engine.model_id)
+
+
+def _through_llama_index(engine: Engine) -> Streaming:
+    from llama_index.core.llms import ChatMessage
+
+    llm = _lin_align(engine)
+
+    def stream(case: Case, steps: int) -> Iterable[object]:
+        asked: dict[str, Any] = {"temperature": TEMPERATURE, "seed": 0, "max_tokens": steps}
+        messages = [ChatMessage(**message) for message in case.messages]
+        pieces: Iterable[object] = llm.stream_chat(messages, preferences=case.preferences, **asked)
+        return pieces
+
+    return stream
+
+
 # Frameworks' classes whose streams are held against the engine's own.
-FRAMEWORKS: dict[str, Callable[[Engine], Streaming]] = {"ChatLinAlign": _through_langchain}
+FRAMEWORKS: dict[str, Callable[[Engine], Streaming]] = {
+    "ChatLinAlign": _through_langchain,
+    "LinAlign": _through_llama_index,
+}
 
 
 def adapters(lab: Lab) -> Experiment:
@@ -686,6 +723,66 @@ def adapters(lab: Lab) -> Experiment:
     return Experiment([take(name) for name in ways], told, lab.scale.rounds)
 
 
+def loop(lab: Lab) -> Experiment:
+    """How long an event loop stands still while 32 users' query engines run in it.
+
+    A task of the loop sleeps for a few milliseconds again and again. What it sleeps longer, the
+    loop was kept from it: by code that blocks it, by threads that hold the interpreter, or by other
+    processes, which the idle loop feels as well. LlamaIndex prepares each query on the loop; that
+    adds up where all start in one turn of the loop, with a model that does nothing just the same.
+    """
+    from llama_index.core.llms import MockLLM
+
+    ours = _lin_align(lab.engine)
+
+    def take(name: str, llm: LLM, users: int, apart: bool) -> Take:
+        def measured(number: int) -> dict[Figure, float]:
+            asked = [f"loop {number}.{user}" for user in range(users)]
+            return {Figure(BLOCKED, name): asyncio.run(_blocked(llm, lab, asked, apart))}
+
+        return measured
+
+    ways: dict[str, tuple[LLM, int, bool]] = {
+        "nobody asks": (ours, 0, False),
+        "MockLLM, all in one turn": (MockLLM(), _LOOP_USERS, False),
+        "LinAlign, all in one turn": (ours, _LOOP_USERS, False),
+        "LinAlign, a turn each": (ours, _LOOP_USERS, True),
+    }
+    return Experiment(
+        [take(name, *way) for name, way in ways.items()],
+        [Told(Figure(BLOCKED, name)) for name in ways],
+        lab.scale.rounds,
+    )
+
+
+async def _blocked(llm: LLM, lab: Lab, questions: Sequence[str], apart: bool) -> float:
+    """The longest wait in ms of a heartbeat while the questions are answered, or for a second."""
+    from llama_index.core import SummaryIndex
+    from llama_index.core.schema import TextNode
+
+    index = SummaryIndex([TextNode(text="The bakery opens at 7:30.")])
+    beats = [time.perf_counter()]
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT)
+            beats.append(time.perf_counter())
+
+    async def ask(number: int, question: str) -> None:
+        principles = Preferences(principles=[question]).principles
+        own = llm.model_copy(update={"principles": principles, "max_tokens": lab.scale.steps})
+        for _ in range(number if apart else 0):
+            await asyncio.sleep(0)
+        await index.as_query_engine(llm=own).aquery(question)
+
+    heart = asyncio.create_task(beat())
+    await asyncio.sleep(2 * _BEAT)
+    await asyncio.gather(*itertools.starmap(ask, enumerate(questions)))
+    await asyncio.sleep(2 * _BEAT if questions else 1)
+    heart.cancel()
+    return 1e3 * (max(later - one for one, later in itertools.pairwise(beats)) - _BEAT)
+
+
 # Memory comes first: what the other experiments allocate would hide what grows.
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "memory": memory,
@@ -698,6 +795,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "share": share,
     "resolve": resolving,
     "adapter": adapters,
+    "loop": loop,
 }
 
 

@@ -1,9 +1,11 @@
-"""``linalign places``: whether chains, RAG and agents follow principles as the engine does."""
+"""``linalign places``: whether places in the frameworks follow principles as the engine does."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from linalign_integrations.langchain import ChatLinAlign
+    from linalign_integrations.llama_index import LinAlign
     from linalign_integrations.pocket.corpus import Kind, Scene
 
 # What a place may differ by from the engine, as a share of one.
@@ -178,11 +181,98 @@ def _stream(model: str, scene: Scene, seed: int) -> str:
     return "".join(piece.text for piece in _chat(model, seed).stream(messages, _config(scene)))
 
 
+def _lin_align(model: str, scene: Scene, seed: int) -> LinAlign:
+    from linalign_integrations.llama_index import LinAlign
+
+    return LinAlign(model=model, dtype=_DTYPE, seed=seed, principles=scene.principles, **_SETTINGS)
+
+
+def _parts(scene: Scene, wording: int) -> tuple[str, str] | None:
+    """Context and question of a scene in one of LlamaIndex's wordings; None if it is in another."""
+    from linalign_integrations.pocket.corpus import USER_WRAPPERS
+
+    system, user = USER_WRAPPERS[wording]
+    shape = re.escape(f"{system}\0{user}")
+    for name in ("context", "question"):
+        shape = shape.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>.*)")
+    written = f"{scene.system}\0{scene.dialogue[0]['content']}"
+    found = re.fullmatch(shape, written, re.DOTALL)
+    return (found["context"], found["question"]) if found else None
+
+
+def _query_engine(model: str, scene: Scene, seed: int) -> str:
+    context, question = _parts(scene, 0) or ("", "")
+    return str(_index(context).as_query_engine(llm=_lin_align(model, scene, seed)).query(question))
+
+
+def _chat_engine(model: str, scene: Scene, seed: int) -> str:
+    context, question = _parts(scene, 1) or ("", "")
+    llm = _lin_align(model, scene, seed)
+    return str(_index(context).as_chat_engine(chat_mode="context", llm=llm).chat(question))
+
+
+def _index(context: str) -> Any:
+    from llama_index.core import SummaryIndex
+    from llama_index.core.schema import TextNode
+
+    return SummaryIndex([TextNode(text=context)])
+
+
+def _function_agent(model: str, scene: Scene, seed: int) -> str:
+    from llama_index.core.agent.workflow import FunctionAgent
+    from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+    from llama_index.core.tools import FunctionTool, ToolMetadata
+
+    class Schema(ToolMetadata):
+        """A tool's definition as the scene writes it, word by word."""
+
+        def get_parameters_dict(self) -> dict[str, Any]:
+            written: dict[str, Any] = next(
+                one["function"]["parameters"]
+                for one in scene.tools
+                if one["function"]["name"] == self.name
+            )
+            return written
+
+    def message(one: dict[str, Any]) -> ChatMessage:
+        if one["role"] == "tool":
+            more = {"tool_call_id": one["tool_call_id"]}
+            return ChatMessage(role="tool", content=one["content"], additional_kwargs=more)
+        calls = [
+            ToolCallBlock(
+                tool_call_id=call["id"],
+                tool_name=call["function"]["name"],
+                tool_kwargs=json.loads(call["function"]["arguments"]),
+            )
+            for call in one.get("tool_calls", ())
+        ]
+        if calls:
+            return ChatMessage(role="assistant", blocks=calls)
+        return ChatMessage(role=one["role"], content=one["content"])
+
+    tools = [
+        FunctionTool(
+            lambda **_: "", Schema(one["function"]["description"], one["function"]["name"])
+        )
+        for one in scene.tools
+    ]
+    history = with_ids(scene.messages(told=False, answered=False))
+
+    async def answer() -> str:
+        agent = FunctionAgent(llm=_lin_align(model, scene, seed), tools=tools)
+        return str(await agent.run(chat_history=[message(one) for one in history]))
+
+    return asyncio.run(answer())
+
+
 PLACES = (
     Place("LangChain: chain", "chat", _chain),
     Place("LangChain: RAG", "documents", _rag, _is_rag),
     Place("LangChain: agent's answer", "results", _agent),
     Place("LangChain: streamed answer", "turns", _stream),
+    Place("LlamaIndex: query engine", "documents", _query_engine, lambda it: bool(_parts(it, 0))),
+    Place("LlamaIndex: chat engine", "documents", _chat_engine, lambda it: bool(_parts(it, 1))),
+    Place("LlamaIndex: agent's answer", "results", _function_agent),
 )
 
 
