@@ -27,7 +27,8 @@ class Usage(BaseEventHandler):
             usages.append(event.response.raw["usage"])
 
 
-get_dispatcher().add_event_handler(Usage())
+handler = Usage()
+get_dispatcher().add_event_handler(handler)
 
 
 def ask(placement: str, number: int) -> list[float]:
@@ -63,3 +64,4 @@ for placement in ("system", "last_user"):
         f"{usages[1]['prompt_tokens_details']['cached_tokens']}; "
         f"answers begin after {later / first:.2f} of the first user's time"
     )
+get_dispatcher().event_handlers.remove(handler)
