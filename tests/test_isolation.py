@@ -27,7 +27,6 @@ from linalign_integrations import Preferences, adapter, open_profiles, use_prefe
 from linalign_integrations.engine.answer import Piece, Result, Usage
 from linalign_integrations.engine.record import Strength
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
-from linalign_integrations.langchain.scope import take_preferences
 from linalign_integrations.llama_index import LinAlign
 from linalign_integrations.preferences import resolve, scope
 
@@ -432,12 +431,19 @@ def an_empty_tuple_that_falls_through(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(adapter, "resolve", leaky)
 
 
-def settled_on_the_shared_object(patched: pytest.MonkeyPatch) -> None:
-    def settle(self: LinAlignLLM, config: Any, call: Said) -> LinAlignLLM:
-        self._settled = take_preferences(self, config, call)
-        return self
+def settled_where_all_calls_see_it(patched: pytest.MonkeyPatch) -> None:
+    last: list[Preferences] = []
+    settle, request = LinAlignLLM._with, LinAlignLLM._asked
 
-    patched.setattr(LinAlignLLM, "_settle", settle)
+    def leaky_settle(self: LinAlignLLM, preferences: Preferences, *told: Any) -> LinAlignLLM:
+        last.append(preferences)
+        return settle(self, preferences, *told)
+
+    def leaky_request(self: LinAlignLLM, call: Said, stop: Any) -> Any:
+        return request(self, {**call, "preferences": last[-1]}, stop)
+
+    patched.setattr(LinAlignLLM, "_with", leaky_settle)
+    patched.setattr(LinAlignLLM, "_asked", leaky_request)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +453,7 @@ def settled_on_the_shared_object(patched: pytest.MonkeyPatch) -> None:
         one_scope_per_thread,
         remembered_by_user,
         an_empty_tuple_that_falls_through,
-        settled_on_the_shared_object,
+        settled_where_all_calls_see_it,
     ],
 )
 def test_a_leaky_resolver_fails_that_same_property(

@@ -403,7 +403,8 @@ class Engine:
         asked = self._checked(messages, preferences, sampling, grammar, user, explain, called)
         make = partial(self._request, asked)
         characters = sum(len(message["content"]) for message in asked.messages)
-        quick = grammar is None and called is None and characters <= _QUICK
+        compiled = not isinstance(grammar, Grammar)
+        quick = compiled and called is None and characters <= _QUICK
         return AsyncGeneration(self._scheduler, make() if quick else make, timeout)
 
     def _checked(
