@@ -13,6 +13,7 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -117,10 +118,12 @@ def run(
         for kind in AGENTS:
             if kind in chosen:
                 tasks = _scenes("results", count, seed)
-                report.agents[kind] = asyncio.run(_all(_attempt, kind, llm, tasks, advance))
+                report.agents[kind] = asyncio.run(
+                    _all(partial(_attempt, kind), llm, tasks, advance)
+                )
         if "extraction" in chosen:
             tasks = _scenes("json", count, seed)
-            report.objects = asyncio.run(_all(_extract, "", llm, tasks, advance))
+            report.objects = asyncio.run(_all(_extract, llm, tasks, advance))
     console.print(_table(report, count))
     if json_file:
         written = json.dumps(asdict(report), indent=2, ensure_ascii=False)
@@ -145,8 +148,7 @@ def _is_kept(scene: Scene) -> bool:
 
 
 async def _all(
-    one: Callable[[str, LinAlign, Scene], Any],
-    kind: str,
+    one: Callable[[LinAlign, Scene], Any],
     llm: LinAlign,
     scenes: Sequence[Scene],
     advance: Callable[[int], None],
@@ -156,7 +158,7 @@ async def _all(
     async def limited(scene: Scene) -> Any:
         async with places:
             stated = Preferences(principles=scene.principles).principles
-            result = await one(kind, llm.model_copy(update={"principles": stated}), scene)
+            result = await one(llm.model_copy(update={"principles": stated}), scene)
             advance(1)
             return result
 
@@ -259,7 +261,7 @@ def _class(name: str, parameters: dict[str, Any]) -> type[BaseModel]:
     return cast("type[BaseModel]", create_model(name, **fields))
 
 
-async def _extract(kind: str, llm: LinAlign, scene: Scene) -> tuple[str, bool]:  # noqa: ARG001
+async def _extract(llm: LinAlign, scene: Scene) -> tuple[str, bool]:
     """Asks for the fields of a text as an object; whether it is valid, and whether exact."""
     from llama_index.core.prompts import PromptTemplate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -19,7 +18,13 @@ from linalign_integrations.errors import InvalidArgument, InvalidMessages, descr
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.messages import Answer, as_dicts
 from linalign_integrations.langchain.profile import model_profile
-from linalign_integrations.langchain.scope import asettle, by_value, in_crowds, settle
+from linalign_integrations.langchain.scope import (
+    asettle,
+    by_value,
+    in_crowds,
+    settle,
+    settled_first,
+)
 from linalign_integrations.langchain.structured import read_format
 from linalign_integrations.langchain.tools import (
     Askable,
@@ -148,16 +153,10 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             settle(self, config, kwargs)
             answer: AsyncIterator[AIMessageChunk] = ask(input, config, stop=stop, **kwargs)
             return answer
-        # A profile is read where nobody else waits for it, in the context of this moment.
-        context = copy_context()
-
-        async def pieces() -> AsyncIterator[AIMessageChunk]:
-            await asyncio.to_thread(context.run, settle, self, config, kwargs)
-            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
-                async for piece in told:
-                    yield piece
-
-        return pieces()
+        return settled_first(
+            lambda: settle(self, config, kwargs),
+            lambda _: ask(input, config, stop=stop, **kwargs),
+        )
 
     def batch(
         self,
@@ -196,21 +195,17 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
         if self.profiles is None:
             settle(self, config, kwargs)
             return ask(input, config, **kwargs)
+        if kwargs.get("version") != "v3":
+            return settled_first(
+                lambda: settle(self, config, kwargs), lambda _: ask(input, config, **kwargs)
+            )
         context = copy_context()
 
-        async def settled() -> Any:
-            await asyncio.to_thread(context.run, settle, self, config, kwargs)
-            return ask(input, config, **kwargs)
-
         async def awaited() -> Any:
-            return await (await settled())
+            await asyncio.to_thread(context.run, settle, self, config, kwargs)
+            return await ask(input, config, **kwargs)
 
-        async def events() -> AsyncIterator[Any]:
-            async with aclosing(await settled()) as seen:
-                async for event in seen:
-                    yield event
-
-        return awaited() if kwargs.get("version") == "v3" else events()
+        return awaited()
 
     def generate(
         self,

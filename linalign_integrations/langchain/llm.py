@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models.llms import BaseLLM
@@ -22,6 +20,7 @@ from linalign_integrations.langchain.scope import (
     by_value,
     in_crowds,
     named_user,
+    settled_first,
     take_preferences,
 )
 from linalign_integrations.preferences import Preferences
@@ -138,17 +137,10 @@ class LinAlignLLM(Adapter, BaseLLM):
         if self.profiles is None:
             settled = self._settle(config, kwargs)
             return super(LinAlignLLM, settled).astream(input, config, stop=stop, **kwargs)
-        # A profile is read where nobody else waits for it, in the context of this moment.
-        context = copy_context()
-
-        async def pieces() -> AsyncIterator[str]:
-            settled = await asyncio.to_thread(context.run, self._settle, config, kwargs)
-            ask: Any = super(LinAlignLLM, settled).astream
-            async with aclosing(ask(input, config, stop=stop, **kwargs)) as told:
-                async for piece in told:
-                    yield piece
-
-        return pieces()
+        return settled_first(
+            lambda: self._settle(config, kwargs),
+            lambda settled: BaseLLM.astream(settled, input, config, stop=stop, **kwargs),
+        )
 
     # LangChain answers a batch of LLM prompts in one call with one set of arguments, which would
     # give every item the first item's user. Here each is a call of its own, with its own config,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.runnables.config import ensure_config, get_config_list
@@ -11,12 +13,15 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from linalign_integrations.langchain.errors import langchain_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from langchain_core.runnables import RunnableConfig
 
     from linalign_integrations.adapter import Adapter
     from linalign_integrations.preferences import Preferences
+
+_Settled = TypeVar("_Settled")
+_Piece = TypeVar("_Piece")
 
 
 def take_preferences(
@@ -63,6 +68,26 @@ async def asettle(adapter: Adapter, config: RunnableConfig | None, call: dict[st
         settle(adapter, config, call)
     else:
         await asyncio.to_thread(settle, adapter, config, call)
+
+
+def settled_first(
+    settle: Callable[[], _Settled], ask: Callable[[_Settled], Any]
+) -> AsyncIterator[_Piece]:
+    """A stream whose preferences are read where nobody else waits, in the context of this moment.
+
+    Args:
+        settle: reads them, in another thread, when the first piece is asked for.
+        ask: what begins the stream, given what ``settle`` returned.
+    """
+    context = copy_context()
+
+    async def pieces() -> AsyncIterator[_Piece]:
+        settled = await asyncio.to_thread(context.run, settle)
+        async with aclosing(ask(settled)) as told:
+            async for piece in told:
+                yield piece
+
+    return pieces()
 
 
 def by_value(call: dict[str, Any]) -> dict[str, Any]:

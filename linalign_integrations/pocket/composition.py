@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from linalign_integrations.engine import Engine, SamplingParams
+from linalign_integrations.engine import Engine
 from linalign_integrations.engine.loading import load_weights, pick_device
 from linalign_integrations.errors import InvalidArgument
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.corpus import Scene, Writer
 from linalign_integrations.pocket.judge import read
-from linalign_integrations.pocket.measure import LONGEST, Target
+from linalign_integrations.pocket.measure import Target, answer_all
 from linalign_integrations.preferences import Preferences, Principle
 
 __all__ = [
@@ -204,28 +204,10 @@ def compose(
         for number, case in enumerate(cases)
     ]
     with closing(engine):
-        texts = iter(asyncio.run(_answers(engine, asked, advance)))
+        results = asyncio.run(answer_all(engine, asked, advance))
+    texts = (result.text for result in results)
     rows = (_row(*row, list(itertools.islice(texts, count))) for row in plan)
     return Composition(model, count, seed, kl_budget, tuple(rows))
-
-
-async def _answers(
-    engine: Engine,
-    asked: Sequence[tuple[Scene, Preferences, int]],
-    advance: Callable[[int], object],
-) -> list[str]:
-    """The answer to each scene under these preferences and this seed."""
-
-    async def answer(scene: Scene, preferences: Preferences, seed: int) -> str:
-        result = await engine.agenerate(
-            scene.messages(told=False, answered=False),
-            preferences=preferences,
-            sampling=SamplingParams(seed=seed, max_tokens=LONGEST),
-        )
-        advance(1)
-        return result.text
-
-    return await asyncio.gather(*itertools.starmap(answer, asked))
 
 
 def _row(

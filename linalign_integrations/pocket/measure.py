@@ -41,6 +41,7 @@ __all__ = [
     "Speed",
     "Target",
     "Verdict",
+    "answer_all",
     "held_out",
     "measure",
     "score",
@@ -379,10 +380,15 @@ def measure(
     with closing(engine):
         for one in SETS:
             scenes = held_out(one, count, seed)
-            results = asyncio.run(_answers(engine, one.name, scenes, chosen, seed, advance))
+            asked = [
+                (scene, _stated(scene, way), _seed(seed, one.name, index, way.name))
+                for index, scene in enumerate(scenes)
+                for way in chosen
+            ]
+            results = iter(asyncio.run(answer_all(engine, asked, advance)))
             answers = [
-                _read(loaded, engine, scene, found)
-                for scene, found in zip(scenes, results, strict=True)
+                _read(loaded, engine, scene, list(itertools.islice(results, len(chosen))))
+                for scene in scenes
             ]
             scores[one.name] = {
                 way.name: score(scenes, [found[number] for found in answers])
@@ -391,40 +397,37 @@ def measure(
     return Measurement(model, count, seed, kl_budget, scores)
 
 
-async def _answers(
-    engine: Engine,
-    name: str,
-    scenes: Sequence[Scene],
-    chosen: Sequence[Way],
-    seed: int,
-    advance: Callable[[int], object],
-) -> list[list[Result]]:
-    """The answer to each scene in each way."""
+def _stated(scene: Scene, way: Way) -> Preferences | None:
+    return way.preferences and Preferences(
+        principles=scene.principles,
+        placement=scene.placement,
+        ratio=way.preferences.ratio,
+        kl_budget=way.preferences.kl_budget,
+    )
 
-    async def answer(index: int, scene: Scene, way: Way) -> Result:
-        stated = way.preferences and Preferences(
-            principles=scene.principles,
-            placement=scene.placement,
-            ratio=way.preferences.ratio,
-            kl_budget=way.preferences.kl_budget,
-        )
+
+def _seed(*decisive: object) -> int:
+    return random.Random("/".join(map(str, decisive))).getrandbits(32)
+
+
+async def answer_all(
+    engine: Engine,
+    asked: Iterable[tuple[Scene, Preferences | None, int]],
+    advance: Callable[[int], object],
+) -> list[Result]:
+    """The engine's answer to each scene, under these preferences and this seed."""
+
+    async def answer(scene: Scene, preferences: Preferences | None, seed: int) -> Result:
         result = await engine.agenerate(
             scene.messages(told=False, answered=False),
-            preferences=stated,
-            sampling=SamplingParams(
-                temperature=TEMPERATURE,
-                seed=random.Random(f"{seed}/{name}/{index}/{way.name}").getrandbits(32),
-                max_tokens=LONGEST,
-            ),
+            preferences=preferences,
+            sampling=SamplingParams(temperature=TEMPERATURE, seed=seed, max_tokens=LONGEST),
             tools=scene.tools,
         )
         advance(1)
         return result
 
-    found = await asyncio.gather(
-        *(answer(index, scene, way) for index, scene in enumerate(scenes) for way in chosen)
-    )
-    return [found[at : at + len(chosen)] for at in range(0, len(found), len(chosen))]
+    return await asyncio.gather(*itertools.starmap(answer, asked))
 
 
 def _read(
