@@ -225,7 +225,9 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     async def _aask(
         self, tell: Callable[[Any], list[dict[str, Any]]], given: Any, call: dict[str, Any]
     ) -> tuple[Any, Answer]:
-        # Weights, profiles, prompts and grammars are read where nobody else has to wait for them.
+        # Whatever else starts in this turn of the loop starts first; the model's work would only
+        # slow that down. Weights, profiles, prompts and grammars are read in another thread.
+        await asyncio.sleep(0)
         return await asyncio.to_thread(self._ask, "astream", tell, given, call)
 
     def _take_preferences(self, call: dict[str, Any], **levels: Any) -> Preferences:
