@@ -431,16 +431,17 @@ def an_empty_tuple_that_falls_through(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(adapter, "resolve", leaky)
 
 
-def settled_where_all_calls_see_it(patched: pytest.MonkeyPatch) -> None:
-    last: list[Preferences] = []
+def settled_once_for_all(patched: pytest.MonkeyPatch) -> None:
+    # The first and not the last: whether that one is another's would be a matter of timing.
+    first: list[Preferences] = []
     settle, request = LinAlignLLM._with, LinAlignLLM._asked
 
     def leaky_settle(self: LinAlignLLM, preferences: Preferences, *told: Any) -> LinAlignLLM:
-        last.append(preferences)
+        first.append(preferences)
         return settle(self, preferences, *told)
 
     def leaky_request(self: LinAlignLLM, call: Said, stop: Any) -> Any:
-        return request(self, {**call, "preferences": last[-1]}, stop)
+        return request(self, {**call, "preferences": first[0]}, stop)
 
     patched.setattr(LinAlignLLM, "_with", leaky_settle)
     patched.setattr(LinAlignLLM, "_asked", leaky_request)
@@ -453,7 +454,7 @@ def settled_where_all_calls_see_it(patched: pytest.MonkeyPatch) -> None:
         one_scope_per_thread,
         remembered_by_user,
         an_empty_tuple_that_falls_through,
-        settled_where_all_calls_see_it,
+        settled_once_for_all,
     ],
 )
 def test_a_leaky_resolver_fails_that_same_property(

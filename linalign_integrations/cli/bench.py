@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import time
@@ -220,9 +221,11 @@ def endless_engine(model: Any, tokenizer: PreTrainedTokenizerBase, model_id: str
     from transformers import GenerationConfig
 
     from linalign_integrations.engine import Engine
+    from linalign_integrations.engine.packing import pack
 
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    engine = Engine(model, tokenizer, model_id=model_id)
+    # Peers have weights of their own, in the order in which transformers leaves them.
+    engine = Engine(pack(copy.deepcopy(model)), tokenizer, model_id=model_id)
     # The tokenizer must keep its own: templates write it between turns.
     engine._end_tokens = frozenset()
     return engine
@@ -245,7 +248,12 @@ def open_lab(
         weights, tokenizer = random_weights(shape, kind, where)
     else:
         weights, tokenizer = load_weights(
-            model, revision=None, device=where, dtype=kind, trust_remote_code=False
+            model,
+            revision=None,
+            device=where,
+            dtype=kind,
+            trust_remote_code=False,
+            packed=False,
         )
     name = model or f"Llama {shape.value}, random weights"
     engine = endless_engine(weights, tokenizer, name)

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as hf_logging
 
 from linalign_integrations import pocket
+from linalign_integrations.engine.packing import pack
 from linalign_integrations.errors import InvalidArgument, ModelNotFound, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -154,8 +155,17 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     trust_remote_code: bool,
+    packed: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of ``"pocket"``, a folder or a Hugging Face id.
+
+    Args:
+        name: the model.
+        revision: branch, tag or commit of a Hugging Face id.
+        device: where it is to compute.
+        dtype: in what it is to compute.
+        trust_remote_code: run Python code that comes with the model.
+        packed: whether to pack its weights for the processor, as ``packing.pack`` does.
 
     Raises:
         ModelNotFound: there is no such folder or no such model within reach.
@@ -193,7 +203,8 @@ def load_weights(
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UnsupportedModel(f"the weights of {name!r} are incomplete: {missing} … are missing")
-    return cast("PreTrainedModel", model.to(device).eval()), tokenizer
+    model = cast("PreTrainedModel", model.to(device).eval())
+    return pack(model) if packed else model, tokenizer
 
 
 @contextmanager
