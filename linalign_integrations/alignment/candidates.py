@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_FIRST_WIDTH = 256
+_FIRST_WIDTH = 128
 _WIDENING = 4
 
 
@@ -40,7 +40,7 @@ def nucleus(
     With ``mass`` 1 every token of finite logit is kept. With ``top_k`` the distribution is first
     cut to its ``top_k`` likeliest tokens, and ``mass`` is counted within those.
 
-    The vocabulary is never sorted: a few hundred likeliest tokens are taken, and more only when
+    The vocabulary is never sorted: the hundred or so likeliest tokens are taken, and more only when
     their mass does not reach the cut, so that the result is exact.
 
     Args:
@@ -88,8 +88,8 @@ def _likeliest(logits: Tensor, temperature: Tensor, mass: Tensor, limit: Tensor)
     peak = working.amax(-1, keepdim=True)
     # The tail matters only through its total: working precision for its terms, not for their sum.
     heat = temperature.double().clamp(1e-30, 1e30).to(working)
-    scaled = (working - peak) / heat[:, None]
-    total = scaled.exp().sum(-1, keepdim=True, dtype=torch.double).log()
+    terms = (working - peak).div_(heat[:, None]).exp_()
+    total = terms.sum(-1, keepdim=True, dtype=torch.double).log()
     bounded = bool((limit > 0).any())
     width = int(limit.max()) + 1 if bool((limit > 0).all()) else _FIRST_WIDTH
     width = min(vocab, width)

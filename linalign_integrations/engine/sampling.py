@@ -241,10 +241,9 @@ def _aligned(
     set may be drawn from, moved along the direction where there is one. Temperature 0 aligns at
     temperature 1, so that the plausible set keeps a meaning.
     """
-    first = torch.tensor(rows, device=logits.device)
     heat = _numbers(logits, [request.sampling.temperature or 1.0 for request in requests])
     if not requests[0].plan.guided:
-        own = logits[first]
+        own = logits[rows]
         for place, mask in enumerate(masks):
             if isinstance(mask, Tensor):
                 own[place].masked_fill_(~mask, -torch.inf)
@@ -253,12 +252,12 @@ def _aligned(
         still = torch.zeros_like(heat)
         return AlignedStep(kept.token_ids, kept.log_probs, still, still, kept.log_probs)
     terms = [request.plan.terms for request in requests]
-    at = torch.tensor([[index for index, _ in one] for one in terms], device=logits.device)
-    plain = torch.tensor([request.plan.plain for request in requests], device=logits.device)
+    each = list(zip(rows, requests, strict=True))
+    pulling = [[row + index for index, _ in one.plan.terms] for row, one in each]
     wanted = [request.preferences for request in requests]
     return align(
-        logits[first],
-        logits[first + plain],
+        _take(logits, rows),
+        _take(logits, [row + one.plan.plain for row, one in each]),
         # Where nothing pulls, nothing is stepped along.
         ratio=_numbers(logits, [one.ratio if terms[0] else 0.0 for one in requests]),
         kl_budget=_numbers(
@@ -266,9 +265,19 @@ def _aligned(
         ),
         plausibility=_numbers(logits, [one.plausibility for one in wanted]),
         temperature=heat,
-        principles=logits[(first[:, None] + at).long()],
+        principles=_take(logits, [row for one in pulling for row in one]).reshape(
+            len(rows), len(terms[0]), logits.shape[-1]
+        ),
         weights=_numbers(logits, [[weight for _, weight in one] for one in terms]),
     )
+
+
+def _take(logits: Tensor, rows: list[int]) -> Tensor:
+    """``[rows, vocab]`` some rows; a view where they are evenly spaced, for they are long."""
+    apart = rows[1] - rows[0] if len(rows) > 1 else 1
+    if rows and apart > 0 and rows == list(range(rows[0], rows[-1] + 1, apart)):
+        return logits[rows[0] : rows[-1] + 1 : apart]
+    return logits[rows]
 
 
 def _cut(step: AlignedStep, requests: list[Request]) -> AlignedStep:
