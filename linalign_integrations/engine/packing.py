@@ -56,17 +56,21 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     was built without oneDNN. Each weight is let go of as it is packed, unless it is an embedding's
     as well.
     """
-    for name, module in [*model.named_modules()]:
-        if type(module) is nn.Linear and _pays(module.weight):
-            try:
-                packed = PackedLinear(module)
-                right = _agree(module, packed)
-            except (RuntimeError, AttributeError):
-                # These operators are torch's own: no promise is made that they stay.
-                return model
-            if not right:
-                return model
-            model.set_submodule(name, packed)
+    # By name, so that nothing here holds a weight that is packed already.
+    for name in [name for name, module in model.named_modules() if type(module) is nn.Linear]:
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.Linear)  # noqa: S101 - it was picked as one
+        if not _pays(module.weight):
+            continue
+        try:
+            packed = PackedLinear(module)
+            right = _agree(module, packed)
+        except (RuntimeError, AttributeError):
+            # These operators are torch's own: no promise is made that they stay.
+            return model
+        if not right:
+            return model
+        model.set_submodule(name, packed)
     return model
 
 
