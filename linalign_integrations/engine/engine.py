@@ -312,19 +312,20 @@ class Engine:
             GenerationTimeout: the time was up before the answer was.
             GenerationFailed: the model or the grammar failed for this request.
         """
-        pieces = self.stream(
-            messages,
-            preferences=preferences,
-            sampling=sampling,
-            grammar=grammar,
-            tools=tools,
-            tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls,
-            user=user,
-            timeout=timeout,
-            explain=explain,
+        return gather(
+            self.stream(
+                messages,
+                preferences=preferences,
+                sampling=sampling,
+                grammar=grammar,
+                tools=tools,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+                user=user,
+                timeout=timeout,
+                explain=explain,
+            )
         )
-        return gather(pieces.whole())
 
     async def agenerate(
         self,
@@ -353,7 +354,7 @@ class Engine:
             timeout=timeout,
             explain=explain,
         )
-        return gather(await pieces.whole())
+        return gather([piece async for piece in pieces])
 
     def stream(
         self,

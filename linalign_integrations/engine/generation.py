@@ -17,35 +17,6 @@ if TYPE_CHECKING:
     from linalign_integrations.engine.scheduler import Scheduler
 
 
-# What comes at once: pieces, or what ends the answer.
-Delivered = list[Piece] | BaseException
-
-
-def _piece_by_piece(put: Callable[[Delivered], object]) -> Delivery:
-    def deliver(item: Piece | BaseException) -> None:
-        put(item if isinstance(item, BaseException) else [item])
-
-    return deliver
-
-
-def _all_at_once(put: Callable[[Delivered], object]) -> Delivery:
-    """Wakes whoever waits when the answer is there, and not for each token.
-
-    With many users that matters: a thread that wakes takes the processor from the model.
-    """
-    held: list[Piece] = []
-
-    def deliver(item: Piece | BaseException) -> None:
-        if isinstance(item, BaseException):
-            put(item)
-            return
-        held.append(item)
-        if item.finish_reason is not None:
-            put(held)
-
-    return deliver
-
-
 class _Waiting:
     """What both kinds of waiting share: a request that is begun once and may be given up."""
 
@@ -86,11 +57,11 @@ class _Waiting:
         if self._request is not None:
             self._request.cancelled = True
 
-    def _take(self, item: Delivered) -> list[Piece]:
+    def _take(self, item: Piece | BaseException) -> Piece:
         if isinstance(item, BaseException):
             self._done = True
             raise item
-        self._done = item[-1].finish_reason is not None
+        self._done = item.finish_reason is not None
         return item
 
     def __del__(self) -> None:
@@ -111,23 +82,15 @@ class Generation(_Waiting, Iterator[Piece]):
     def __init__(self, scheduler: Scheduler, request: Request, timeout: float | None) -> None:
         super().__init__(scheduler, timeout)
         self._request: Request = request
-        self._pieces: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
 
     def __next__(self) -> Piece:
         if self._done:
             raise StopIteration
-        [piece] = self._next(_piece_by_piece)
-        return piece
-
-    def whole(self) -> list[Piece]:
-        """All pieces of an answer that has not begun, once the last one is there."""
-        return self._next(_all_at_once)
-
-    def _next(self, way: Callable[[Callable[[Delivered], object]], Delivery]) -> list[Piece]:
         try:
             if not self._started:
                 self._start()
-                self._submit(self._request, way(self._pieces.put))
+                self._submit(self._request, self._pieces.put)
             return self._take(self._pieces.get(timeout=self._left()))
         except queue.Empty:
             self._give_up()
@@ -160,19 +123,11 @@ class AsyncGeneration(_Waiting, AsyncIterator[Piece]):
             self._make: Callable[[], Request] | None = request
         else:
             self._make, self._request = None, request
-        self._pieces: asyncio.Queue[Delivered] = asyncio.Queue()
+        self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
 
     async def __anext__(self) -> Piece:
         if self._done:
             raise StopAsyncIteration
-        [piece] = await self._next(_piece_by_piece)
-        return piece
-
-    async def whole(self) -> list[Piece]:
-        """All pieces of an answer that has not begun, once the last one is there."""
-        return await self._next(_all_at_once)
-
-    async def _next(self, way: Callable[[Callable[[Delivered], object]], Delivery]) -> list[Piece]:
         try:
             begins = not self._started
             if begins:
@@ -180,7 +135,7 @@ class AsyncGeneration(_Waiting, AsyncIterator[Piece]):
             # Unlike wait_for of Python 3.11 this never swallows a cancellation.
             async with asyncio.timeout(self._left()):
                 if begins:
-                    await self._begin(way)
+                    await self._begin()
                 item = await self._pieces.get()
             return self._take(item)
         except TimeoutError:
@@ -190,14 +145,21 @@ class AsyncGeneration(_Waiting, AsyncIterator[Piece]):
             await self.aclose()
             raise
 
-    async def _begin(self, way: Callable[[Callable[[Delivered], object]], Delivery]) -> None:
+    async def _begin(self) -> None:
         if self._make is not None:
             self._request = await asyncio.to_thread(self._make)
             self._make = None
         # It may have been closed meanwhile.
         if self._request is not None and not self._done:
-            loop, put = asyncio.get_running_loop(), self._pieces.put_nowait
-            self._submit(self._request, way(lambda item: loop.call_soon_threadsafe(put, item)))
+            self._submit(self._request, self._into(asyncio.get_running_loop()))
+
+    def _into(self, loop: asyncio.AbstractEventLoop) -> Delivery:
+        put = self._pieces.put_nowait
+
+        def deliver(item: Piece | BaseException) -> None:
+            loop.call_soon_threadsafe(put, item)
+
+        return deliver
 
     async def aclose(self) -> None:
         """Ends the answer here; its rows are free at the next step."""
