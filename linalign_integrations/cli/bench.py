@@ -224,8 +224,9 @@ def endless_engine(model: Any, tokenizer: PreTrainedTokenizerBase, model_id: str
     from linalign_integrations.engine.packing import pack
 
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    # Peers have weights of their own, in the order in which transformers leaves them.
-    engine = Engine(pack(copy.deepcopy(model)), tokenizer, model_id=model_id)
+    # Packed as on loading; peers keep weights in the order in which transformers leaves them.
+    own = pack(copy.deepcopy(model)) if model.device.type == "cpu" else model
+    engine = Engine(own, tokenizer, model_id=model_id)
     # The tokenizer must keep its own: templates write it between turns.
     engine._end_tokens = frozenset()
     return engine

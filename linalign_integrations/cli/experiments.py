@@ -733,7 +733,7 @@ def loop(lab: Lab) -> Experiment:
     processes, which the idle loop feels as well. LlamaIndex prepares each query on the loop; that
     adds up where all start in one turn of the loop, with a chat model that does nothing just the
     same. A full garbage collection would take longer than all of it, so what was there before is
-    frozen, as servers do.
+    frozen meanwhile, as servers do for good.
     """
     from llama_index.core import SummaryIndex
     from llama_index.core.llms import MockLLM
@@ -767,8 +767,6 @@ def loop(lab: Lab) -> Experiment:
         "query engines, all in one": (ours, _LOOP_USERS, query),
         "the same, MockLLM": (MockLLM(is_chat_model=True), _LOOP_USERS, query),
     }
-    gc.collect()
-    gc.freeze()
     return Experiment(
         [take(name, *way) for name, way in ways.items()],
         [Told(Figure(BLOCKED, name)) for name in ways],
@@ -790,11 +788,15 @@ async def _blocked(llm: LLM, lab: Lab, questions: Sequence[str], ask: Ask) -> fl
         said = {"principles": principles, "max_tokens": lab.scale.steps}
         await ask(llm.model_copy(update=said), question)
 
-    heart = asyncio.create_task(beat())
-    await asyncio.sleep(2 * _BEAT)
-    await asyncio.gather(*map(asked, questions))
-    await asyncio.sleep(2 * _BEAT if questions else 1)
-    heart.cancel()
+    gc.freeze()
+    try:
+        heart = asyncio.create_task(beat())
+        await asyncio.sleep(2 * _BEAT)
+        await asyncio.gather(*map(asked, questions))
+        await asyncio.sleep(2 * _BEAT if questions else 1)
+        heart.cancel()
+    finally:
+        gc.unfreeze()
     return 1e3 * (max(later - one for one, later in itertools.pairwise(beats)) - _BEAT)
 
 

@@ -139,8 +139,8 @@ class Engine:
         self._form = PromptFormat(tokenizer)
         self._end_tokens = _end_tokens(model, tokenizer)
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        width = len(head.weight)
-        self._grammars = GrammarCompiler(tokenizer, width, self._end_tokens)
+        # Not by its weight, which a packed head would have to copy.
+        self._grammars = GrammarCompiler(tokenizer, head.out_features, self._end_tokens)
         share = 2 if model.device.type == "cuda" else 4
         max_bytes = _memory(model.device) // share if max_bytes is None else max_bytes
         reuse_bytes = max_bytes // 8 if reuse_bytes is None else reuse_bytes

@@ -177,7 +177,7 @@ def _with_seen(
         ids, prompted, aligned = step.token_ids[at], step.prompted[at], step.log_probs[at]
     else:
         # The step was cut already; what it was cut from is the model's own distribution.
-        own = logits[[rows[place] for place in at]]
+        own = _take(logits, [rows[place] for place in at])
         heat = _numbers(own, [requests[place].sampling.temperature or 1.0 for place in at])
         ids, prompted = _likeliest(own, heat, tokens, allowed, 1 + max(counts))
         aligned = prompted
@@ -252,12 +252,12 @@ def _aligned(
         still = torch.zeros_like(heat)
         return AlignedStep(kept.token_ids, kept.log_probs, still, still, kept.log_probs)
     terms = [request.plan.terms for request in requests]
-    each = list(zip(rows, requests, strict=True))
-    pulling = [[row + index for index, _ in one.plan.terms] for row, one in each]
+    plain = [row + one.plan.plain for row, one in zip(rows, requests, strict=True)]
+    pulling = [row + index for row, one in zip(rows, terms, strict=True) for index, _ in one]
     wanted = [request.preferences for request in requests]
     return align(
         _take(logits, rows),
-        _take(logits, [row + one.plan.plain for row, one in each]),
+        _take(logits, plain),
         # Where nothing pulls, nothing is stepped along.
         ratio=_numbers(logits, [one.ratio if terms[0] else 0.0 for one in requests]),
         kl_budget=_numbers(
@@ -265,9 +265,7 @@ def _aligned(
         ),
         plausibility=_numbers(logits, [one.plausibility for one in wanted]),
         temperature=heat,
-        principles=_take(logits, [row for one in pulling for row in one]).reshape(
-            len(rows), len(terms[0]), logits.shape[-1]
-        ),
+        principles=_take(logits, pulling).reshape(len(rows), len(terms[0]), logits.shape[-1]),
         weights=_numbers(logits, [[weight for _, weight in one] for one in terms]),
     )
 
