@@ -1351,6 +1351,29 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_answered(
     assert max(width for _, width in shapes[begun:]) > 16
 
 
+def test_the_prompts_of_a_crowd_are_read_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    now = [0.0]
+    # A pass takes one unit of time, one more for every eight rows, and for every hundred tokens.
+    monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    engine = watched.engine(reuse_bytes=0)
+    many, drawn = 24, 60
+
+    def take_time(token_ids: torch.Tensor) -> None:
+        now[0] += 1 + len(watched.passes[-1]) / 8 + token_ids.shape[1] / 100
+
+    watched.spoil = take_time
+    greedy = SamplingParams(temperature=0, max_tokens=drawn)
+    asks = [Ask(f"{number} times: " + "for a " * 40, sampling=greedy) for number in range(many)]
+    with ThreadPoolExecutor(many) as pool:
+        with watched.held():
+            told = [pool.submit(said, engine, ask) for ask in asks]
+            until(lambda: arrived(engine) == many)
+        assert [one.result(DEADLINE) for one in told] == [alone(ask) for ask in asks]
+    # If all began at once there would be one pass for each token that is drawn.
+    assert len(watched.passes) < drawn + many
+
+
 def test_a_prompt_alone_is_read_in_pieces_so_that_it_can_be_given_up() -> None:
     watched = Watched()
     engine = watched.engine()

@@ -44,8 +44,10 @@ _PATIENCE = 1.5
 _MOST_PATIENCE = 6.0
 _LEAST_PIECE = 16
 _LARGEST_PIECE = 1024
-# The newest measurement of a step's time counts this much.
+# The newest measurement of a step's time counts this much, or all where the last one was of another
+# number of rows; it holds for up to so many times as many, or as few.
 _FRESH = 0.2
+_ALIKE = 1.5
 
 
 class Scheduler:
@@ -90,7 +92,9 @@ class Scheduler:
         # Those that have rows, in the order of these, and what of their prompts is not read yet.
         self._seated: list[Request] = []
         self._readings: dict[Request, Reading] = {}
+        # How long a step takes, with how many rows that was, and how much longer by a token read.
         self._step_time = 0.0
+        self._step_rows = 0
         self._token_time = 0.0
         _alive.add(self)
 
@@ -241,13 +245,16 @@ class Scheduler:
         Args:
             unbegun: how many requests wait for their first token.
         """
-        running = len(self._seated) - len(self._readings)
+        running = self._running
         if not running:
             return _LARGEST_PIECE
-        if not (self._step_time and self._token_time):
-            # The first piece, whose speed is not known yet, is small.
+        rows = sum(one.rows for one in running)
+        if not self._step_rows / _ALIKE <= rows <= self._step_rows * _ALIKE:
+            # While prompts are read in every step, nothing tells what a step takes without them.
+            return 0
+        if not self._token_time:
             return _LEAST_PIECE
-        patience = min(_MOST_PATIENCE, _PATIENCE * max(1.0, unbegun / running))
+        patience = min(_MOST_PATIENCE, _PATIENCE * max(1.0, unbegun / len(running)))
         budget = int(patience * self._step_time / self._token_time)
         return min(_LARGEST_PIECE, max(_LEAST_PIECE, budget))
 
@@ -334,16 +341,17 @@ class Scheduler:
     def _step(self, new: dict[Request, list[Sequence[int]]]) -> None:
         """One forward pass over new tokens, for each row of those that have rows."""
         begun = time.perf_counter()
+        running = sum(one.rows for one in self._running)
         read = sum(len(ids) for one in self._readings for ids in new[one])
         tokens = [ids for rows in new.values() for ids in rows]
         try:
             logits = self._rows.forward(tokens)
         except Exception:  # noqa: BLE001 - one of them may be the reason
             self._step_each(new)
-            return
-        self._rows.extend(tokens)
-        self._take(logits, new)
-        self._learn_speed(time.perf_counter() - begun, read)
+        else:
+            self._rows.extend(tokens)
+            self._take(logits, new)
+        self._learn_speed(time.perf_counter() - begun, running, read)
 
     def _step_each(self, new: dict[Request, list[Sequence[int]]]) -> None:
         """A step of each request by itself, so that an error ends only the one that causes it."""
@@ -358,14 +366,16 @@ class Scheduler:
             self._rows.extend(tokens, request.first)
             self._take(logits, {request: tokens})
 
-    def _learn_speed(self, took: float, read: int) -> None:
-        """Learns from a step how long one takes, and how much longer by a token of a prompt."""
-        if not read or (read <= _LEAST_PIECE and not self._step_time):
-            fresh = _FRESH if self._step_time else 1.0
-            self._step_time += fresh * (took - self._step_time)
+    def _learn_speed(self, took: float, rows: int, read: int) -> None:
+        """Learns how long a step of rows that run takes, and how much longer by a token read."""
         if read:
             # What a few tokens add may be lost in what steps differ by anyway.
-            self._token_time = max(took - self._step_time, took / 8) / read
+            own = self._step_time if rows else 0.0
+            self._token_time = max(took - own, took / 8) / read
+        else:
+            fresh = _FRESH if rows == self._step_rows else 1.0
+            self._step_time += fresh * (took - self._step_time)
+            self._step_rows = rows
 
     def _reserve(self) -> None:
         """Makes room for the step; where there is no memory the longest request must end."""
