@@ -415,6 +415,15 @@ def test_a_missing_plot_library_is_named_before_anything_is_measured(
     assert "linalign-integrations[plots]" in str(shown.exception)
 
 
+def test_nothing_is_measured_without_what_holds_calls_to_their_tools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    shown = CliRunner().invoke(app, ["pocket", "--count", "1"])
+    assert isinstance(shown.exception, MissingExtra)
+    assert "linalign-integrations[grammar]" in str(shown.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

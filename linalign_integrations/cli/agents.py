@@ -18,10 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rich import box
-from rich.table import Table
-
-from linalign_integrations.cli.pocket import answers_bar, check_files
+from linalign_integrations.cli.report import answers_bar, check_files, plain_table
 from linalign_integrations.errors import InvalidArgument, LinAlignError
 from linalign_integrations.preferences import Preferences
 
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from llama_index.core.tools import FunctionTool
     from pydantic import BaseModel
     from rich.console import Console
+    from rich.table import Table
 
     from linalign_integrations.llama_index import LinAlign
     from linalign_integrations.pocket.corpus import Scene
@@ -281,12 +279,7 @@ async def _extract(llm: LinAlign, scene: Scene) -> tuple[str, bool]:
 
 
 def _table(report: Report, count: int) -> Table:
-    made = Table(
-        title=f"{report.model}, {count} held-out tasks each",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
+    made = plain_table(f"{report.model}, {count} held-out tasks each")
     for heading in ("", *report.agents):
         made.add_column(heading, justify="right" if heading else "left")
     columns = []

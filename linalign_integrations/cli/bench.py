@@ -12,11 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from linalign_integrations.cli.pocket import require_plots
+from linalign_integrations.cli.report import plain_table, require_plots, verdict
 from linalign_integrations.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.console import Console
+    from rich.table import Table
     from transformers import PreTrainedTokenizerBase
 
     from linalign_integrations.cli.experiments import Lab, Row
@@ -458,14 +457,7 @@ def figures_tables(rows: Sequence[Row]) -> Iterator[Table]:
     """Every figure, with its ratio to another of the same round and how far that varies."""
     for quantity, group in itertools.groupby(rows, key=lambda row: row.quantity):
         mine = list(group)
-        made = Table(
-            title=f"\n{quantity}",
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-        )
+        made = plain_table(f"\n{quantity}", title_style="bold")
         size = _SIZES.get(mine[0].experiment) if any(row.at for row in mine) else None
         made.add_column(min_width=17)
         # A column without a heading would take its place all the same.
@@ -488,22 +480,15 @@ def figures_tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 def targets_table(rows: Sequence[Row]) -> Table:
     """What was asked for, what came out, and whether the one is the other."""
-    made = Table(
-        title="\ntargets",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    made = plain_table("\ntargets", title_style="bold")
     for heading in ("", "", "asked", "ratio", "min-max", ""):
         made.add_column(heading, justify="right" if heading else "left")
     for row in rows:
         if row.target:
             size = "" if row.at is None else f", {_size(row)} {_SIZES[row.experiment]}"
-            verdict = "[green]met[/]" if row.met else "[red]not met[/]"
             what = f"{row.name}{size} / {row.against}"
-            made.add_row(row.experiment, what, row.target, _ratio(row.ratio), _spread(row), verdict)
+            figures = (row.target, _ratio(row.ratio), _spread(row), verdict(met=row.met))
+            made.add_row(row.experiment, what, *figures)
     return made
 
 

@@ -12,10 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
-from linalign_integrations.cli.pocket import answers_bar, check_files
+from linalign_integrations.cli.report import answers_bar, check_files, plain_table, verdict
 from linalign_integrations.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
@@ -23,6 +20,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
     from rich.console import Console
+    from rich.table import Table
 
     from linalign_integrations.langchain import ChatLinAlign
     from linalign_integrations.llama_index import LinAlign
@@ -366,14 +364,7 @@ def run(console: Console, *, model: str, count: int, seed: int, json_file: str |
 
 def rates_table(rates: Sequence[Rate]) -> Table:
     """A line for each place: what is followed there and by the engine itself."""
-    made = Table(
-        title="principles followed",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    made = plain_table("principles followed", title_style="bold")
     for heading in ("", "cases", "engine", "here", "asked", "same answers", ""):
         made.add_column(heading, justify="right" if heading else "left")
     for one in rates:
@@ -384,6 +375,6 @@ def rates_table(rates: Sequence[Rate]) -> Table:
             f"{one.followed:.3f}",
             f"± {TOLERANCE:g}",
             f"{one.same:.2f}",
-            "[green]met[/]" if one.met else "[red]not met[/]",
+            verdict(met=one.met),
         )
     return made

@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from linalign_integrations.errors import InvalidArgument, MissingExtra
+from linalign_integrations.cli.report import (
+    answers_bar,
+    check_files,
+    plain_table,
+    require_plots,
+    verdict,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
+    from rich.table import Table
 
     from linalign_integrations.pocket.measure import Measurement, Target
 
@@ -39,7 +42,8 @@ def run(
 
     Raises:
         InvalidArgument: a file names a folder, or has none to be written into.
-        MissingExtra: a plot is asked for and cannot be drawn.
+        MissingExtra: the extra ``grammar`` is not installed, or a plot is asked for and cannot be
+            drawn.
         LinAlignError: the model cannot be loaded, or a value lies outside its range.
     """
     check_files(json_file, plot_file)
@@ -71,46 +75,16 @@ def run(
         plot(measured, Path(plot_file))
 
 
-def check_files(json_file: str | None, plot_file: str | None) -> None:
-    """Refuses what would fail at the end, before minutes of measuring.
-
-    Raises:
-        InvalidArgument: a file names a folder, or has none to be written into.
-        MissingExtra: a plot is asked for and cannot be drawn.
-    """
-    for file in filter(None, (json_file, plot_file)):
-        if not Path(file).resolve().parent.is_dir():
-            raise InvalidArgument(f"there is no folder to write {file!r} into")
-        if Path(file).is_dir():
-            raise InvalidArgument(f"{file!r} is a folder: name a file in it")
-    if plot_file:
-        require_plots()
-
-
-@contextmanager
-def answers_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; what it gives is called with the number of answers that were added."""
-    columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("answers", total=total)
-        yield lambda answers: bar.advance(task, answers)
-
-
 def scores_table(measured: Measurement) -> Table:
     """Every figure of every set, with a column per way to answer."""
     from linalign_integrations.pocket.measure import FIGURES
 
     ways = list(next(iter(measured.scores.values())))
-    made = Table(
-        title=Text(
-            f"{measured.model}, {measured.count} held-out cases each; "
-            f"≤KL: within {measured.kl_budget:g} nats per token"
-        ),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
+    title = (
+        f"{measured.model}, {measured.count} held-out cases each; "
+        f"≤KL: within {measured.kl_budget:g} nats per token"
     )
+    made = plain_table(Text(title), padding=0)
     made.add_column()
     for way in ways:
         # Three short lines: the table just fits into 80 columns.
@@ -132,18 +106,11 @@ def scores_table(measured: Measurement) -> Table:
 
 def targets_table(goals: Sequence[Target]) -> Table:
     """What was asked for, what came out, and whether the one is the other."""
-    made = Table(
-        title="\nTargets",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    made = plain_table("\nTargets")
     for heading in ("", "asked", "measured", ""):
         made.add_column(heading, justify="left" if not heading else "right")
     for goal in goals:
-        verdict = "[green]met[/]" if goal.met else "[red]not met[/]"
-        made.add_row(goal.name, goal.asked, f"{goal.value:.3f}", verdict)
+        made.add_row(goal.name, goal.asked, f"{goal.value:.3f}", verdict(met=goal.met))
     return made
 
 
@@ -200,18 +167,3 @@ def plot(measured: Measurement, file: Path) -> None:
         ]
         drawn.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
         drawn.savefig(file, format="svg", metadata={"Date": None})
-
-
-def require_plots() -> None:
-    """Refuses to go on without what draws plots.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            "a plot needs a package that is not installed: "
-            "pip install 'linalign-integrations[plots]'"
-        ) from error

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
+from linalign_integrations.cli.report import plain_table
 from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
@@ -73,7 +72,7 @@ def _open(store: str, tenant: str) -> Profiles:
 def list_(store: Store = "", tenant: Tenant = "default") -> None:
     """All users with a profile."""
     profiles = _open(store, tenant)
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    made = plain_table()
     for heading in ("user", "version", "changed", "principles"):
         made.add_column(heading, overflow="fold" if heading == "user" else "ellipsis")
     for user in profiles.list():
@@ -299,7 +298,9 @@ def bench(
         "put": (rounds, lambda: asked.put(user, said)),
         "update": (rounds, lambda: asked.update(user, ratio=3.0)),
     }
-    made = Table("", "median µs", "worst in a hundred µs", box=box.SIMPLE_HEAD, show_edge=False)
+    made = plain_table()
+    for heading in ("", "median µs", "worst in a hundred µs"):
+        made.add_column(heading)
     for name, (times, call) in cases.items():
         taken = sorted(_timed(call, times))
         made.add_row(name, f"{taken[len(taken) // 2]:.1f}", f"{taken[int(len(taken) * 0.99)]:.1f}")
@@ -341,12 +342,7 @@ def _time(profile: Profile) -> str:
 def _print(user: str, profile: Profile) -> None:
     console = Console()
     console.print(Text(f"{user}, version {profile.version}, {_time(profile)}", style="bold"))
-    made = Table(
-        box=box.SIMPLE_HEAD,
-        show_header=False,
-        show_edge=False,
-        pad_edge=False,
-    )
+    made = plain_table(show_header=False)
     made.add_column(style="cyan", no_wrap=True)
     made.add_column()
     preferences = profile.preferences

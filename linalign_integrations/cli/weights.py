@@ -7,15 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from linalign_integrations.cli.pocket import (
+from linalign_integrations.cli.pocket import targets_table
+from linalign_integrations.cli.report import (
     answers_bar,
     check_files,
+    plain_table,
     require_plots,
-    targets_table,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from rich.console import Console
+    from rich.table import Table
 
     from linalign_integrations.pocket.composition import Composition, Row
 
@@ -73,13 +73,7 @@ def table(measured: Composition) -> Table:
     from linalign_integrations.pocket import composition as known
 
     budget = f", within {measured.kl_budget:g} nats per token" if measured.kl_budget else ""
-    made = Table(
-        title=Text(f"{measured.model}, {measured.count} held-out questions each{budget}"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    made = plain_table(Text(f"{measured.model}, {measured.count} held-out questions each{budget}"))
     made.add_column("weight")
     for weight in known.WEIGHTS:
         made.add_column(f"{weight:g}", justify="right")

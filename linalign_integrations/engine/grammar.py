@@ -24,11 +24,9 @@ from linalign_integrations.errors import (
     MissingExtra,
     UnsupportedModel,
 )
-from linalign_integrations.prompts.schemas import close_objects, loosen
+from linalign_integrations.prompts.schemas import close_objects, loosen, parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llguidance import LLMatcher, LLTokenizer
     from numpy.typing import NDArray
     from torch import Tensor
@@ -277,13 +275,18 @@ class GrammarCompiler:
         return {token.content: place for place, token in added if tokens.is_special_token(place)}
 
     def _read(self) -> _Vocabulary:
-        _require_llguidance()
+        require_llguidance()
         if self._vocabulary is None:
             self._vocabulary = _read_vocabulary(self._tokenizer, self._vocab_size, self._end_tokens)
         return self._vocabulary
 
 
-def _require_llguidance() -> None:
+def require_llguidance() -> None:
+    """Refuses to go on without what enforces grammars.
+
+    Raises:
+        MissingExtra: llguidance is not installed.
+    """
     try:
         import llguidance  # noqa: F401
     except ImportError as error:
@@ -444,7 +447,7 @@ def check_schema(schema: object) -> None:
             "the JSON schema has options for llguidance (x-guidance), which this package sets "
             "itself: leave them out"
         )
-    for part in _parts(schema):
+    for part in parts(schema):
         least, required = part.get("minProperties", 0), part.get("required", ())
         # llguidance counts a key that is written twice as two.
         if isinstance(least, int) and least > max(1, len(required)):
@@ -460,7 +463,7 @@ def find_unenforceable(schema: Mapping[str, Any]) -> str | None:
     Raises:
         MissingExtra: the extra ``grammar`` is not installed.
     """
-    _require_llguidance()
+    require_llguidance()
     from llguidance import LLMatcher
 
     grammar = Grammar.json_schema(schema)
@@ -492,21 +495,6 @@ def enforceable(schema: Mapping[str, Any]) -> tuple[Grammar, str | None]:
     if find_unenforceable(looser) is not None:
         return Grammar.json_schema(closed), None
     return Grammar.json_schema(looser), fault
-
-
-def _parts(schema: object) -> Iterator[dict[str, Any]]:
-    """A schema and the schemas in it."""
-    if isinstance(schema, list):
-        for one in schema:
-            yield from _parts(one)
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for key, value in schema.items():
-        if key in {"properties", "patternProperties", "$defs", "definitions"}:
-            yield from _parts(list(value.values()) if isinstance(value, dict) else [])
-        elif key not in {"const", "enum", "default", "examples"}:
-            yield from _parts(value)
 
 
 def _matcher(vocabulary: _Vocabulary, grammar: Grammar, sources: list[dict[str, Any]]) -> LLMatcher:

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from linalign_integrations.engine import Engine, Result, SamplingParams
+from linalign_integrations.engine.grammar import require_llguidance
 from linalign_integrations.engine.loading import load_weights, pick_device, pick_dtype
 from linalign_integrations.errors import InvalidArgument, UnsupportedModel
 from linalign_integrations.pocket.corpus import Kind, Scene, Writer
@@ -356,11 +357,14 @@ def measure(
     Raises:
         InvalidArgument: `count` is not positive.
         InvalidPreferences: The budget is not positive.
+        MissingExtra: The extra `grammar` is not installed, so that calls could not be held to
+            their tools as applications hold them.
         ModelNotFound: There is no such model.
         UnsupportedModel: It cannot be loaded, or was not trained on this world.
     """
     if count < 1:
         raise InvalidArgument(f"count={count}: measuring takes at least one scene per set")
+    require_llguidance()
     chosen = ways(kl_budget)
     loaded, tokenizer = load_weights(
         model,

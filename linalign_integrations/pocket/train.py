@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from linalign_integrations.engine.grammar import require_llguidance
 from linalign_integrations.errors import InvalidArgument
 from linalign_integrations.pocket import weights
 from linalign_integrations.pocket.card import RECORD, write_card
@@ -364,6 +365,7 @@ def main() -> None:
     for name, value in asdict(plan).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
+    require_llguidance()  # what is trained for hours is measured with it in the end
     if arguments["threads"]:
         torch.set_num_threads(arguments["threads"])
     train(

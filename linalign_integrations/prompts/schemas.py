@@ -86,6 +86,18 @@ def loosen(schema: Any) -> Any:
     )
 
 
+def parts(schema: Any) -> list[dict[str, Any]]:
+    """A schema and the schemas in it."""
+    found: list[dict[str, Any]] = []
+
+    def keep(part: dict[str, Any]) -> dict[str, Any]:
+        found.append(part)
+        return part
+
+    _rewritten(schema, keep)
+    return found
+
+
 def _rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """The schema with each schema in it changed."""
     if isinstance(schema, list):
