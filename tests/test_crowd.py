@@ -260,7 +260,7 @@ class Watched:
             if not self._may_go.is_set():
                 self._stands.set()
                 assert self._may_go.wait(DEADLINE)
-            self.passes.append(by_row(token_ids, kwargs.get("past_key_values")))
+            self.passes.append(by_row(token_ids, kwargs.get("cache")))
             self.spoil(token_ids)
             return forward(*args, **kwargs)
 

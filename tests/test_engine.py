@@ -762,7 +762,7 @@ def test_a_model_whose_rows_differ_from_its_own_answers_is_refused() -> None:
 
     def peek(*args: object, **kwargs: object) -> object:
         out = forward(*args, **kwargs)
-        if kwargs.get("past_key_values") is None:
+        if kwargs.get("cache") is None:
             out.logits = out.logits.flip(-1)
         return out
 

@@ -272,9 +272,7 @@ def _two_passes(model: Any, case: Case, steps: int) -> Iterator[int]:
     for _ in range(steps):
         with torch.inference_mode():
             prompted, plain = (
-                model(
-                    input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-                ).logits[0, -1]
+                model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
                 for ids, cache in zip(new, caches, strict=True)
             )
             token = released_rule(prompted.float(), plain.float()).multinomial(1)

@@ -192,7 +192,7 @@ class Rows(Cache):
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=self._pass.positions[None],
                 attention_mask=marks(self._config, device),
-                past_key_values=self,
+                cache=self,
                 use_cache=True,
                 **({"logits_to_keep": self._pass.last} if self._keeps_logits else {}),
             ).logits[0]

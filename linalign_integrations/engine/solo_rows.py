@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedModel
-
-# What models call the state that they return and take back.
-_STATES = ("past_key_values", "cache_params")
+    from transformers import Cache, PreTrainedModel
 
 
 @dataclass(slots=True)
@@ -24,12 +21,12 @@ class _Row:
     """One row.
 
     Attributes:
-        state: what the model keeps of the tokens so far, by the name of its argument.
+        state: what the model keeps of the tokens so far.
         ahead: tokens that the state holds beyond the row's length, and the logits after them.
         broken: the error that left the state halfway.
     """
 
-    state: dict[str, Any]
+    state: Cache | None = None
     ahead: tuple[tuple[int, ...], Tensor] | None = None
     broken: Exception | None = None
 
@@ -55,7 +52,7 @@ class SoloRows:
     def add(self, count: int) -> None:
         """Takes empty rows into use, behind the others."""
         self.lengths += [0] * count
-        self._rows += [_Row({}) for _ in range(count)]
+        self._rows += [_Row() for _ in range(count)]
 
     def drop(self, count: int) -> None:
         """Gives the last rows back."""
@@ -64,7 +61,7 @@ class SoloRows:
 
     def move(self, source: int, target: int) -> None:
         """Makes a row hold what another does, which is of no use afterwards."""
-        self._rows[target], self._rows[source] = self._rows[source], _Row({})
+        self._rows[target], self._rows[source] = self._rows[source], _Row()
         self.lengths[target] = self.lengths[source]
 
     def reserve(self, positions: int) -> None:
@@ -106,14 +103,13 @@ class SoloRows:
 
     def _run(self, row: _Row, token_ids: tuple[int, ...]) -> Tensor:
         # With a state, recurrent models take one token at a time.
-        pieces = [token_ids] if not row.state else [(token,) for token in token_ids]
+        pieces = [token_ids] if row.state is None else [(token,) for token in token_ids]
         logits = torch.empty(0)
         for piece in pieces:
             ids = torch.tensor([piece], device=self._model.device)
-            out = self._model(input_ids=ids, use_cache=True, **row.state)
-            found = ((name, getattr(out, name, None)) for name in _STATES)
-            row.state = {name: state for name, state in found if state is not None}
-            if not row.state:
+            out = self._model(input_ids=ids, use_cache=True, cache=row.state)
+            row.state = getattr(out, "cache", None)
+            if row.state is None:
                 raise GenerationFailed("the model returns no state to go on from")
             logits = out.logits[0, -1].float()
         return logits

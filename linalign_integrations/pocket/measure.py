@@ -450,12 +450,12 @@ def _surprises(
 ) -> list[float]:
     """Nats of surprise of each answer after the same prompt, which is read once."""
     read_once = model(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
-    cache = read_once.past_key_values
+    cache = read_once.cache
     cache.batch_repeat_interleave(len(answers))
     longest = max(map(len, answers))
     # What stands behind an answer's end comes too late to be seen by it.
     padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in answers])
-    ahead = model(padded, past_key_values=cache).logits[:, :-1]
+    ahead = model(padded, cache=cache).logits[:, :-1]
     first = read_once.logits.expand(len(answers), -1, -1)
     missed = -torch.cat([first, ahead], 1).log_softmax(-1).gather(-1, padded[..., None])[..., 0]
     return [float(row[: len(ids)].double().sum()) for row, ids in zip(missed, answers, strict=True)]
