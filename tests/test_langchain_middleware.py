@@ -341,3 +341,22 @@ def test_many_users_of_one_agent_never_share_an_answer(make: Callable, folder: P
     with ThreadPoolExecutor(16) as threads:
         answers = threads.map(lambda user: ask(agent, context=AsModel(user_id=user)), wishes)
     assert dict(zip(wishes, answers, strict=True)) == alone
+
+
+@pytest.mark.parametrize("with_middleware", [False, True])
+def test_users_whom_a_context_names_are_not_told_what_others_sent(
+    make: Callable[..., Any], with_middleware: bool
+) -> None:
+    profiles = open_profiles(InMemoryStore())
+    profiles.put("cleo", ANN)
+    profiles.put("dora", ANN)
+    middleware = [PreferencesMiddleware(profiles=profiles)] if with_middleware else []
+    text = "Tell me at length what this very long question of mine is all about, please. " * 3
+
+    def reused(user: str) -> int:
+        agent = make(*middleware)
+        told = agent.invoke({"messages": [HumanMessage(text)]}, context=AsModel(user_id=user))
+        return int(told["messages"][-1].usage_metadata["input_token_details"]["cache_read"])
+
+    told = [reused(user) for user in ("cleo", "dora", "cleo")]
+    assert told[0] == told[1] < told[2]

@@ -11,6 +11,7 @@ from uuid import uuid4
 from langchain_core.runnables.config import ensure_config, get_config_list
 
 from linalign_integrations.langchain.errors import langchain_errors
+from linalign_integrations.preferences import scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,12 +33,9 @@ def take_preferences(
     It must happen at the public entry points: only those see the configuration of a direct call or
     of one item of a batch, and what they pass on by value is what caches compare.
     """
-    configurable = ensure_config(config).get("configurable", {})
-    runtime = configurable.get("__pregel_runtime")
+    configurable, context = _carriers(config)
     with langchain_errors():
-        return adapter._take_preferences(
-            call, config=configurable, context=getattr(runtime, "context", None)
-        )
+        return adapter._take_preferences(call, config=configurable, context=context)
 
 
 async def atake_preferences(
@@ -50,9 +48,17 @@ async def atake_preferences(
 
 
 def named_user(config: RunnableConfig | None) -> str | None:
-    """Whom the configuration says the call is for, so that the engine deals fairly with them."""
-    user = ensure_config(config).get("configurable", {}).get("user_id")
-    return user if isinstance(user, str) else None
+    """Whom the configuration or LangGraph's context says the call is for.
+
+    The engine deals fairly with users, and tells nobody what others' prompts began with.
+    """
+    return scope.named_user(*_carriers(config))
+
+
+def _carriers(config: RunnableConfig | None) -> tuple[dict[str, Any], object]:
+    """Where preferences and users are said: the configuration's values, and LangGraph's context."""
+    configurable = ensure_config(config).get("configurable", {})
+    return configurable, getattr(configurable.get("__pregel_runtime"), "context", None)
 
 
 def settle(adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]) -> None:

@@ -218,5 +218,11 @@ def _said_by(carrier: object) -> Preferences | None:
     )
 
 
+def named_user(*carriers: object) -> str | None:
+    """The first user whom one of these, configurations or contexts, names."""
+    users = (_read(carrier, "user_id") for carrier in carriers)
+    return next((user for user in users if isinstance(user, str)), None)
+
+
 def _read(carrier: object, name: str) -> Any:
     return carrier.get(name) if isinstance(carrier, Mapping) else getattr(carrier, name, None)
