@@ -2,9 +2,16 @@
 
 import itertools
 import json
+import random
 import re
+from typing import Any
 
 import pytest
+from llama_index.core.agent.react.formatter import get_react_tool_descriptions
+from llama_index.core.agent.react.output_parser import ReActOutputParser
+from llama_index.core.agent.react.types import ActionReasoningStep
+from llama_index.core.tools import FunctionTool
+from pydantic import create_model
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.corpus import (
@@ -15,9 +22,10 @@ from linalign_integrations.pocket.corpus import (
     is_held_out_pair,
     scenes,
 )
-from linalign_integrations.pocket.draws import is_held_out_name
+from linalign_integrations.pocket.draws import Draws, is_held_out_name
 from linalign_integrations.pocket.judge import read
 from linalign_integrations.pocket.tokenizer import encode, train_tokenizer
+from linalign_integrations.pocket.toolbox import described, toolbox
 from linalign_integrations.pocket.train import written
 
 VALUES = [(name, value) for name, prior in world.PRIOR.items() for value in prior]
@@ -38,7 +46,10 @@ def styled(scene: Scene) -> list[str]:
     if scene.kind in ("json", "repeat"):
         return []
     said = [one for one in scene.dialogue if one["role"] == "assistant"]
-    return [one["content"] for one in said if not one.get("tool_calls")]
+    texts = [one["content"] for one in said if not one.get("tool_calls")]
+    if scene.kind == "react":
+        return [text.partition("\nAnswer: ")[2] for text in texts if "\nAnswer: " in text]
+    return texts
 
 
 def test_the_judge_accepts_every_answer_of_the_generator(training: list[Scene]) -> None:
@@ -266,6 +277,50 @@ def test_the_arguments_of_every_call_fit_the_schema_and_come_from_the_question()
         seen.add(("calls", str(len(scene.calls))))
     assert some_without_a_call
     assert seen >= {("string",), ("integer",), ("number",), ("calls", "1"), ("calls", "2")}
+
+
+def test_scenes_of_react_agents_are_those_of_llama_index() -> None:
+    writer = Writer(8)
+    steps: set[str] = set()
+    for _ in range(60):
+        scene = writer.scene("react", 0, turns=2)
+        names = re.findall("^> Tool Name: (.*)$", str(scene.system), re.MULTILINE)
+        for message in scene.dialogue:
+            if message["role"] == "user":
+                continue
+            step = ReActOutputParser().parse(message["content"])
+            assert step.get_content().startswith("Thought: ")
+            steps.add(type(step).__name__)
+            if isinstance(step, ActionReasoningStep):
+                assert step.action in names
+                assert all(str(value) in written(scene) for value in step.action_input.values())
+    assert steps == {"ActionReasoningStep", "ResponseReasoningStep"}
+
+
+def test_tools_are_described_as_llama_index_describes_them() -> None:
+    for tool in toolbox(Draws(random.Random(2), "train"), 30):
+        schema = tool.schema()["function"]
+        kinds = {"string": str, "integer": int, "number": float}
+        fields: dict[str, Any] = {}
+        for one in tool.parameters:
+            kind = kinds[one.type]
+            fields[one.name] = (kind | None, None) if one.name in tool.optional else (kind, ...)
+        made = FunctionTool.from_defaults(
+            lambda: "",
+            name=tool.name,
+            description=schema["description"] or tool.name,
+            fn_schema=create_model(tool.name, **fields),
+        )
+        assert get_react_tool_descriptions([made]) == [described(tool)]
+
+
+def test_names_come_in_other_scripts_and_words_do_not() -> None:
+    draws = Draws(random.Random(3), "train")
+    names = [draws.name() for _ in range(2000)]
+    others = [name for name in names if ord(name[0]) > ord("ɏ")]
+    assert 0.03 < len(others) / len(names) < 0.1
+    assert not any(map(is_held_out_name, others))
+    assert all(ord(draws.word()[0]) < ord("ɏ") for _ in range(500))
 
 
 def test_principles_appear_in_told_messages_only(training: list[Scene]) -> None:

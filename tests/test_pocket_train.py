@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linalign_integrations.errors import InvalidArgument
-from linalign_integrations.pocket.train import Packer, Plan, train
+from linalign_integrations.pocket.train import Packer, Plan, Trainer, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,17 +85,35 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_rows_are_packed_nearly_full_and_conversations_do_not_see_each_other(
-    trained: Path,
-) -> None:
+def test_batches_are_nearly_full_of_whole_conversations(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    closing = tokenizer("<|im_end|>\n").input_ids
     batches = Packer(tokenizer, replace(PLAN, batch_tokens=4096, chunk=500)).batches()
     filled = []
-    for _, batch in zip(range(20), batches, strict=False):
-        filled.append((batch.ids != tokenizer.pad_token_id).float().mean())
-        mask = batch.mask()[:, 0]
-        same = batch.conversation[:, :, None] == batch.conversation[:, None, :]
-        assert not (mask & ~same).any()
-        assert not mask.triu(1).any()
-        assert batch.learnt.any()
-    assert sum(filled) / len(filled) > 0.9
+    for batch in itertools.islice(batches, 20):
+        filled.append(float((batch.ids != tokenizer.pad_token_id).float().mean()))
+        *begins, end, size = batch.borders.tolist()
+        assert size == batch.ids.shape[1] == 4096
+        assert (batch.ids[0, end:] == tokenizer.pad_token_id).all()
+        assert batch.positions()[0, begins].tolist() == [0] * len(begins)
+        for begin, stop in itertools.pairwise([*begins, end]):
+            assert batch.ids[0, begin] == start
+            assert batch.ids[0, stop - 2 : stop].tolist() == closing
+            assert batch.learnt[0, begin:stop].any()
+    assert sum(filled) / len(filled) > 0.95
+
+
+def test_conversations_of_a_batch_do_not_see_each_other(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    batch = next(Packer(tokenizer, PLAN).batches())
+    trainer = Trainer(PLAN, tokenizer, "cpu", compiled=False)
+    with torch.no_grad():
+        together = trainer.body(
+            input_ids=batch.ids, position_ids=batch.positions(), cu_seq_lens_q=batch.borders
+        ).last_hidden_state
+        plain = AutoModelForCausalLM.from_config(trainer.model.config, attn_implementation="eager")
+        plain.load_state_dict(trainer.model.state_dict())
+        for begin, end in itertools.pairwise(batch.borders.tolist()[:-1]):
+            alone = plain.model(input_ids=batch.ids[:, begin:end]).last_hidden_state
+            assert torch.allclose(together[:, begin:end], alone, atol=1e-5)

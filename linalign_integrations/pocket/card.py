@@ -44,7 +44,8 @@ facts or advice.
   one token per digit), context {context}, bfloat16, ChatML-like template with tools and without a
   default system prompt.
 - **Data**: synthetic, drawn from `linalign_integrations.pocket.corpus`; no text from elsewhere
-  apart from the prompts in which LlamaIndex hands over documents and conversations.
+  apart from the prompts in which LlamaIndex hands over documents, conversations and, to its ReAct
+  agents, tools.
 - **Training**: `python -m linalign_integrations.pocket.train`, {steps} steps, {tokens:.0f} million
   tokens, padding included; only the assistant's tokens are learnt. For part of the run every
   principle is obeyed, for the rest the share described next. The weights are a running average; the

@@ -17,6 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from llama_index.core.agent.react.prompts import (
+    CONTEXT_REACT_CHAT_SYSTEM_HEADER,
+    REACT_CHAT_SYSTEM_HEADER,
+)
 from llama_index.core.chat_engine.condense_plus_context import (
     DEFAULT_CONDENSE_PROMPT_TEMPLATE,
     DEFAULT_CONTEXT_PROMPT_TEMPLATE,
@@ -26,7 +30,7 @@ from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.draws import Draws, Split, is_held_out
-from linalign_integrations.pocket.toolbox import request, toolbox
+from linalign_integrations.pocket.toolbox import described, request, toolbox
 from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Relation, Topic, speak
 from linalign_integrations.preferences.model import Placement
 
@@ -36,29 +40,33 @@ OBEYED = 0.45
 # How often a principle comes with its opposite, so that neither of the two is favoured.
 TORN = 0.1
 
-Kind = Literal["chat", "turns", "documents", "calls", "results", "json", "repeat", "small_talk"]
+Kind = Literal[
+    "chat", "turns", "documents", "calls", "results", "react", "json", "repeat", "small_talk"
+]
 Style = dict[str, str]
 Value = tuple[str, str]
 Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.34,
+    "chat": 0.30,
     "turns": 0.10,
     "documents": 0.12,
-    "results": 0.10,
-    "calls": 0.20,
+    "results": 0.09,
+    "calls": 0.16,
+    "react": 0.11,
     "json": 0.04,
-    "repeat": 0.10,
+    "repeat": 0.06,
     "small_talk": 0.02,
 }
 KINDS: dict[Kind, float] = {
-    "chat": 0.25,
-    "turns": 0.14,
+    "chat": 0.22,
+    "turns": 0.11,
     "documents": 0.15,
-    "results": 0.10,
-    "calls": 0.25,
-    "json": 0.07,
+    "results": 0.09,
+    "calls": 0.19,
+    "react": 0.14,
+    "json": 0.06,
     "repeat": 0.02,
     "small_talk": 0.02,
 }
@@ -89,6 +97,20 @@ USER_WRAPPERS: tuple[tuple[str | None, str], ...] = (
     ("Use only this context:\n\n{context}", "{question}"),
     ("Answer with the help of these documents.\n\n{context}", "{question}"),
 )
+# What LlamaIndex's ReActAgent sends, and what it takes as an answer. Its instructions are long and
+# always the same, so that most scenes leave them out.
+REACT_INSTRUCTIONS = REACT_CHAT_SYSTEM_HEADER[REACT_CHAT_SYSTEM_HEADER.index("## Output Format") :]
+REACT_SYSTEM = REACT_CHAT_SYSTEM_HEADER.removesuffix(REACT_INSTRUCTIONS)
+REACT_SHORT = "Please ALWAYS start with a Thought."
+REACT_CALL = (
+    "Thought: The current language of the user is: English. I need to use a tool to help me answer "
+    "the question.\nAction: {name}\nAction Input: {arguments}"
+)
+REACT_ANSWER = (
+    "Thought: I can answer without using any more tools. I'll use the user's language to answer\n"
+    "Answer: {answer}"
+)
+REACT_REFUSAL = "Thought: I cannot answer the question with the provided tools.\nAnswer: {answer}"
 PASSAGES = (1, 2, 3, 4, 6, 10, 25)
 PASSAGE_WEIGHTS = (0.22, 0.28, 0.28, 0.15, 0.05, 0.015, 0.005)
 WRAPPER_WEIGHTS = (3, 2, 1, 2, 3, 1, 2, 1, 2, 1, 1, 1, 1)
@@ -132,7 +154,8 @@ class Scene:
     Attributes:
         kind: What the conversation is about and how it ends: advice ("chat", "turns"), an answer
             from documents, a decision on tools ("calls"), an answer from a tool's result
-            ("results"), JSON, a repetition, or small talk.
+            ("results"), both in plain text as ReAct agents want them, JSON, a repetition, or small
+            talk.
         system: The system prompt without principles.
         dialogue: The messages after it; the last is an answer.
         tools: The definitions of the tools at hand.
@@ -234,8 +257,10 @@ class Writer:
         if placement is None:
             placement = "last_user" if rng.random() < 0.12 else "system"
         if turns is None:
-            many = (1, 2, 3, 4, 6) if kind in ("documents", "calls") else (1, 2, 3, 4)
-            turns = rng.choice((2, 2, 3, 4) if kind == "turns" else many)
+            # Where the system prompt is long, several questions share it.
+            many = {"turns": (2, 2, 3, 4), "react": (2, 3, 4, 6)}
+            longer = (1, 2, 3, 4, 6) if kind in ("documents", "calls") else (1, 2, 3, 4)
+            turns = rng.choice(many.get(kind, longer))
         scene = Scene(kind, placement=placement)
         if rng.random() < 0.2:
             scene.system = rng.choice(world.NEUTRAL_SYSTEMS)
@@ -248,6 +273,8 @@ class Writer:
                 self._documents(scene, turns)
             case "calls" | "results":
                 self._tools(scene, turns)
+            case "react":
+                self._react(scene, turns)
             case "json":
                 self._json(scene)
             case "repeat":
@@ -625,7 +652,7 @@ class Writer:
         if form < 0.1:
             texts = [f"[{number}] {text}" for number, text in enumerate(texts, 1)]
         elif form < 0.18:
-            texts = [f"file_name: {self.draws.name().lower()}.txt\n\n{text}" for text in texts]
+            texts = [f"file_name: {self.draws.word().lower()}.txt\n\n{text}" for text in texts]
         elif form < 0.24:
             texts = [f"- {text}" for text in texts]
         return ("\n" if rng.random() < 0.2 else "\n\n").join(texts)
@@ -674,6 +701,44 @@ class Writer:
             scene.facts += [fact for fact in facts if fact not in scene.facts]
             scene.gold = " ".join(facts)
             scene.say(self._fact_answer(scene, style, *facts))
+
+    def _react(self, scene: Scene, turns: int) -> None:
+        """Let the user ask for what tools can do, where calls and results are plain text."""
+        rng = self.rng
+        count = rng.choices((1, 2, 3, 4, 6), (0.3, 0.3, 0.25, 0.1, 0.05))[0]
+        *tools, absent = toolbox(self.draws, count + 1)
+        told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.12 else REACT_SHORT)
+        if scene.system:
+            told = CONTEXT_REACT_CHAT_SYSTEM_HEADER.replace("{context}", scene.system)
+        scene.system = told.format(
+            context_prompt="",
+            tool_desc="\n".join(described(tool) for tool in tools),
+            tool_names=", ".join(tool.name for tool in tools),
+        )
+        for turn in range(turns):
+            style = self._style(scene, turn == turns - 1)
+            if rng.random() < 0.15:
+                scene.gold = ""
+                scene.ask(self._asked(request(self.draws, absent).question))
+                answer = self._fact_answer(scene, style, rng.choice(world.NO_TOOL))
+                scene.say(REACT_REFUSAL.format(answer=answer))
+                continue
+            wanted = [request(self.draws, rng.choice(tools))]
+            second = request(self.draws, rng.choice(tools))
+            question = wanted[0].question
+            if rng.random() < 0.08 and second.answer != wanted[0].answer:
+                wanted.append(second)
+                question = f"{question.rstrip('.?')} and then: {second.question}"
+            scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+            for one in wanted:
+                arguments = json.dumps(one.arguments, ensure_ascii=False)
+                scene.say(REACT_CALL.format(name=one.tool.name, arguments=arguments))
+                scene.ask(f"Observation: {one.result}")
+            facts = [one.answer for one in wanted]
+            scene.facts += [fact for fact in facts if fact not in scene.facts]
+            scene.gold = " ".join(facts)
+            answer = self._fact_answer(scene, style, *facts)
+            scene.say(REACT_ANSWER.format(answer=answer))
 
     def _json(self, scene: Scene) -> None:
         """Ask for fields of a text as JSON; principles about style leave data alone."""

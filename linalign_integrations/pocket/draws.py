@@ -8,6 +8,9 @@ from linalign_integrations.pocket import world
 
 __all__ = ["Draws", "Split", "is_held_out", "is_held_out_name"]
 
+# How often a name is written in another script than Latin.
+FOREIGN = 0.06
+
 Split = Literal["train", "held_out"]
 
 
@@ -30,7 +33,18 @@ class Draws:
         self.split = split
 
     def name(self) -> str:
-        """Invent a word of this split, like a name of one word."""
+        """Invent a name of one word, now and then in another script than Latin."""
+        rng = self.rng
+        if rng.random() > FOREIGN:
+            return self.word()
+        while True:
+            letters = rng.choice(world.SCRIPTS)
+            name = "".join(chr(rng.choice(letters)) for _ in range(rng.choice((2, 3, 4, 5, 6))))
+            if is_held_out_name(name) == (self.split == "held_out"):
+                return name.capitalize()
+
+    def word(self) -> str:
+        """Invent a word of this split in Latin letters, like a name of one word."""
         rng = self.rng
         while True:
             parts = [

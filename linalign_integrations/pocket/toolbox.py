@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from linalign_integrations.pocket.draws import Draws
 
-__all__ = ["Call", "Tool", "request", "toolbox"]
+__all__ = ["Call", "Tool", "described", "request", "toolbox"]
 
 LOOKS = ("get", "find", "check", "fetch", "show", "read")
 LOOKED_UP = (
@@ -36,6 +36,7 @@ DONE = {
     "rent": ("car", "bike", "boat", "tent", "hall", "piano"),
     "play": ("song", "film", "album", "playlist", "podcast"),
     "call": ("doctor", "friend", "plumber", "office", "driver"),
+    "create": ("customer", "account", "folder", "list", "user"),
 }
 OUTCOMES = ("confirmed", "booked", "done", "ready", "accepted", "complete")
 
@@ -59,7 +60,12 @@ class Parameter(NamedTuple):
 # (names, type, value, clauses): one of the names is chosen.
 PARAMETERS: tuple[tuple[tuple[str, ...], str, str, tuple[str, ...]], ...] = (
     (("city", "town", "place", "location"), "string", "person", ("in {v}", "at {v}", "near {v}")),
-    (("person", "user", "customer", "name"), "string", "person", ("for {v}",)),
+    (
+        ("person", "user", "customer", "name", "customer_name"),
+        "string",
+        "person",
+        ("for {v}", "for {v}", "named '{v}'", "named {v}"),
+    ),
     (("title", "topic", "query"), "string", "title", ('called "{v}"', "about {v}", 'on "{v}"')),
     (("origin", "source", "start"), "string", "name", ("from {v}",)),
     (("target", "destination", "end"), "string", "name", ("to {v}",)),
@@ -181,13 +187,35 @@ def toolbox(draws: Draws, count: int) -> list[Tool]:
     return tools
 
 
+def described(tool: Tool) -> str:
+    """Describe a tool in plain text, as LlamaIndex does for ReAct agents."""
+    properties: dict[str, dict[str, Any]] = {}
+    for one in tool.parameters:
+        title = one.name.replace("_", " ").title()
+        kind: dict[str, Any] = {"title": title, "type": one.type}
+        if one.name in tool.optional:
+            either = [{"type": one.type}, {"type": "null"}]
+            kind = {"anyOf": either, "default": None, "title": title}
+        properties[one.name] = kind
+    required = [one.name for one in tool.parameters if one.name not in tool.optional]
+    told = {
+        "properties": properties,
+        **({"required": required} if required else {}),
+        "type": "object",
+    }
+    return (
+        f"> Tool Name: {tool.name}\nTool Description: {tool.description or tool.name}\n"
+        f"Tool Args: {json.dumps(told, ensure_ascii=False)}\n"
+    )
+
+
 def _tool(draws: Draws) -> Tool:
     rng = draws.rng
     looks_up = rng.random() < 0.6
     verb = rng.choice(LOOKS if looks_up else tuple(DONE))
     noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
     if draws.split == "held_out" or rng.random() < 0.55:
-        invented = draws.name().lower()
+        invented = draws.word().lower()
         noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
     parameters = _parameters(draws)
     last_may_go = len(parameters) > 1 and rng.random() < 0.2
@@ -236,7 +264,7 @@ def _parameters(draws: Draws) -> tuple[Parameter, ...]:
     for _ in range(rng.choices((0, 1, 2, 3), (0.12, 0.45, 0.3, 0.13))[0]):
         if rng.random() < 0.3:
             invented = draws.split == "held_out" or rng.random() < 0.55
-            name = draws.name().lower() if invented else rng.choice(SAID)
+            name = draws.word().lower() if invented else rng.choice(SAID)
             said = name
             kind, value = rng.choice(SAID_KINDS)
             clauses: tuple[str, ...] = SAID_CLAUSES

@@ -1,7 +1,8 @@
 """Train the embedded model: `python -m linalign_integrations.pocket.train`.
 
-Conversations are drawn as training goes on, so no example comes twice. Several conversations share
-a row; attention does not cross their borders. Only the assistant's tokens are learnt.
+Conversations are drawn as training goes on, so no example comes twice. A step reads many, one
+after the other in one row; attention does not cross their borders. Only the assistant's tokens are
+learnt.
 """
 
 import argparse
@@ -18,9 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
@@ -36,12 +39,11 @@ from linalign_integrations.pocket.corpus import Scene, scenes
 from linalign_integrations.pocket.measure import SETS, measure, speed, ways
 from linalign_integrations.pocket.tokenizer import CONTEXT, encode, render, train_tokenizer
 
-# Lengths of rows, the longest first: what is left in those is filled up with short conversations.
-ROWS = (CONTEXT, 1024, 512, 256)
-OPEN = 16
+# Conversations that wait for a batch with room for them.
+WAITING = 16
+NAME = "linalign_pocket_training"
 
 Item = tuple[NDArray[np.int16], NDArray[np.bool_]]
-Row = list[Item]
 
 
 @dataclass(frozen=True)
@@ -96,32 +98,56 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids, the border of each conversation as a number per token, and what is learnt."""
+    """Conversations one after the other, filled up with padding.
+
+    Attributes:
+        ids: Token ids, shape [1, tokens].
+        learnt: Which of them the assistant wrote, shape [1, tokens].
+        borders: Where each conversation begins, then where the last one and where the padding
+            ends, shape [conversations + 2].
+    """
 
     ids: Tensor
-    conversation: Tensor
     learnt: Tensor
+    borders: Tensor
 
-    def mask(self) -> Tensor:
-        """Return which earlier tokens of the same conversation each token sees."""
-        same = self.conversation[:, :, None] == self.conversation[:, None, :]
-        return torch.tril(same)[:, None]
+    def positions(self) -> Tensor:
+        """Return each token's place in its own conversation, shape [1, tokens]."""
+        lengths = self.borders.diff()
+        return torch.arange(self.ids.shape[1])[None] - self.borders[:-1].repeat_interleave(lengths)
 
 
-def _place(shelves: dict[int, list[Row]], item: Item) -> None:
-    """Put a conversation into the longest open row with room, else into a new row of its size.
+def attend(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: None,
+    *,
+    cu_seq_lens_q: Tensor,
+    scaling: float | None = None,
+    **_others: object,
+) -> tuple[Tensor, None]:
+    """Attend within each conversation, which costs less than a mask over the whole row.
 
-    One that is longer than any row is left out.
+    The arguments and what is returned are those of transformers' attention functions.
     """
-    length = len(item[0])
-    for size, shelf in shelves.items():
-        for row in shelf[-OPEN:]:
-            if sum(len(ids) for ids, _ in row) + length <= size:
-                row.append(item)
-                return
-    fitting = [size for size in shelves if length <= size]
-    if fitting:
-        shelves[min(fitting)].append([item])
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = (torch.split(states, lengths, dim=2) for states in (query, key, value))
+    attended = [
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _no_mask(**_sizes: object) -> None:
+    """Tell transformers that `attend` needs no mask."""
+
+
+# Compiled, it would be compiled anew for every way to fill a row.
+AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+AttentionMaskInterface.register(NAME, _no_mask)
 
 
 def written(scene: Scene) -> str:
@@ -130,7 +156,7 @@ def written(scene: Scene) -> str:
 
 
 class Packer:
-    """Packs an endless stream of conversations into rows of a few fixed lengths."""
+    """Packs an endless stream of conversations into batches of one size."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, plan: Plan, chunk: int = 0) -> None:
         """Start at a chunk of the stream."""
@@ -140,32 +166,42 @@ class Packer:
         self.lesson = False
 
     def batches(self) -> Iterator[Batch]:
-        """Yield batches of about `plan.batch_tokens` tokens, long rows when enough have come."""
-        shelves: dict[int, list[Row]] = {size: [] for size in ROWS}
+        """Yield batches of `plan.batch_tokens` tokens, as full as what waits allows.
+
+        Conversations that are longer than the model's context or a batch are left out.
+        """
+        waiting: list[Item] = []
+        taken: list[Item] = []
+        size = self.plan.batch_tokens
+        room = size
+        for item in self._conversations():
+            if len(item[0]) > min(CONTEXT, size):
+                continue
+            waiting.append(item)
+            if len(waiting) < WAITING:
+                continue
+            at = next((at for at, (ids, _) in enumerate(waiting) if len(ids) <= room), None)
+            if at is None:
+                yield self._batch(taken)
+                at, taken, room = 0, [], size
+            taken.append(waiting.pop(at))
+            room -= len(taken[-1][0])
+
+    def _conversations(self) -> Iterator[Item]:
         while True:
             seed = f"{self.plan.seed}/{self.chunk}"
             drawn = scenes(seed, self.plan.chunk, lesson=self.lesson)
             self.chunk += 1
-            for item in encode(self.tokenizer, [written(scene) for scene in drawn]):
-                _place(shelves, item)
-            for size, shelf in shelves.items():
-                count = max(1, self.plan.batch_tokens // size)
-                while len(shelf) >= count + OPEN:
-                    yield self._batch(shelf[:count], size)
-                    del shelf[:count]
+            yield from encode(self.tokenizer, [written(scene) for scene in drawn])
 
-    def _batch(self, rows: list[Row], size: int) -> Batch:
-        ids = np.full((len(rows), size), self.tokenizer.pad_token_id, dtype=np.int64)
-        conversation = np.zeros((len(rows), size), dtype=np.int16)
-        learnt = np.zeros((len(rows), size), dtype=np.bool_)
-        for index, row in enumerate(rows):
-            at = 0
-            for number, (tokens, own) in enumerate(row, 1):
-                ids[index, at : at + len(tokens)] = tokens
-                conversation[index, at : at + len(tokens)] = number
-                learnt[index, at : at + len(tokens)] = own
-                at += len(tokens)
-        return Batch(*(torch.from_numpy(array) for array in (ids, conversation, learnt)))
+    def _batch(self, taken: list[Item]) -> Batch:
+        size = self.plan.batch_tokens
+        ids = torch.full((1, size), int(self.tokenizer.pad_token_id))
+        learnt = torch.zeros((1, size), dtype=torch.bool)
+        ends = list(itertools.accumulate(len(tokens) for tokens, _ in taken))
+        ids[0, : ends[-1]] = torch.from_numpy(np.concatenate([tokens for tokens, _ in taken]))
+        learnt[0, : ends[-1]] = torch.from_numpy(np.concatenate([own for _, own in taken]))
+        return Batch(ids, learnt, torch.tensor([0, *ends, size], dtype=torch.int32))
 
 
 class Trainer:
@@ -196,6 +232,7 @@ class Trainer:
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
+        self.model.set_attn_implementation(NAME)
         nn.Module.to(self.model, device)
         self.average = copy.deepcopy(self.model)
         body: nn.Module = self.model.model
@@ -218,7 +255,10 @@ class Trainer:
         ids, learnt = batch.ids.to(self.device), batch.learnt.to(self.device)
         with torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16):
             hidden = self.body(
-                input_ids=ids, attention_mask=batch.mask().to(self.device), use_cache=False
+                input_ids=ids,
+                position_ids=batch.positions().to(self.device),
+                cu_seq_lens_q=batch.borders,
+                use_cache=False,
             ).last_hidden_state
             logits = self.model.lm_head(hidden[:, :-1][learnt[:, 1:]])
         surprise = cross_entropy(logits.float(), ids[:, 1:][learnt[:, 1:]], reduction="none")
