@@ -258,9 +258,13 @@ class Writer:
             placement = "last_user" if rng.random() < 0.12 else "system"
         if turns is None:
             # Where the system prompt is long, several questions share it.
-            many = {"turns": (2, 2, 3, 4), "react": (2, 3, 4, 6)}
-            longer = (1, 2, 3, 4, 6) if kind in ("documents", "calls") else (1, 2, 3, 4)
-            turns = rng.choice(many.get(kind, longer))
+            longer = {
+                "turns": (2, 2, 3, 4),
+                "documents": (1, 2, 3, 4, 6),
+                "calls": (1, 2, 3, 4, 6),
+                "react": (2, 3, 4, 6),
+            }
+            turns = rng.choice(longer.get(kind, (1, 2, 3, 4)))
         scene = Scene(kind, placement=placement)
         if rng.random() < 0.2:
             scene.system = rng.choice(world.NEUTRAL_SYSTEMS)

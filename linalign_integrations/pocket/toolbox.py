@@ -197,7 +197,7 @@ def described(tool: Tool) -> str:
             either = [{"type": one.type}, {"type": "null"}]
             kind = {"anyOf": either, "default": None, "title": title}
         properties[one.name] = kind
-    required = [one.name for one in tool.parameters if one.name not in tool.optional]
+    required = tool.schema()["function"]["parameters"]["required"]
     told = {
         "properties": properties,
         **({"required": required} if required else {}),
