@@ -30,7 +30,7 @@ from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.draws import Draws, Split, is_held_out
-from linalign_integrations.pocket.toolbox import described, request, toolbox
+from linalign_integrations.pocket.toolbox import Call, Tool, described, request, toolbox
 from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Relation, Topic, speak
 from linalign_integrations.preferences.model import Placement
 
@@ -687,13 +687,7 @@ class Writer:
                     scene.topic = topic.name
                 continue
             scene.topic = None
-            wanted = [request(self.draws, rng.choice(tools))]
-            question = wanted[0].question
-            second = request(self.draws, rng.choice(tools))
-            if rng.random() < 0.08 and second.answer != wanted[0].answer:
-                wanted.append(second)
-                question = f"{question.rstrip('.?')} and then: {wanted[1].question}"
-            scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+            wanted = self._ask_for(scene, tools)
             calls = [one.message() for one in wanted]
             scene.dialogue.append({"role": "assistant", "content": "", "tool_calls": calls})
             if scene.kind == "calls" and last:
@@ -701,10 +695,7 @@ class Writer:
                 return
             for one in wanted:
                 scene.dialogue.append({"role": "tool", "content": one.result})
-            facts = [one.answer for one in wanted]
-            scene.facts += [fact for fact in facts if fact not in scene.facts]
-            scene.gold = " ".join(facts)
-            scene.say(self._fact_answer(scene, style, *facts))
+            scene.say(self._result_answer(scene, style, wanted))
 
     def _react(self, scene: Scene, turns: int) -> None:
         """Let the user ask for what tools can do, where calls and results are plain text."""
@@ -727,22 +718,32 @@ class Writer:
                 answer = self._fact_answer(scene, style, rng.choice(world.NO_TOOL))
                 scene.say(REACT_REFUSAL.format(answer=answer))
                 continue
-            wanted = [request(self.draws, rng.choice(tools))]
-            second = request(self.draws, rng.choice(tools))
-            question = wanted[0].question
-            if rng.random() < 0.08 and second.answer != wanted[0].answer:
-                wanted.append(second)
-                question = f"{question.rstrip('.?')} and then: {second.question}"
-            scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+            wanted = self._ask_for(scene, tools)
             for one in wanted:
                 arguments = json.dumps(one.arguments, ensure_ascii=False)
                 scene.say(REACT_CALL.format(name=one.tool.name, arguments=arguments))
                 scene.ask(f"Observation: {one.result}")
-            facts = [one.answer for one in wanted]
-            scene.facts += [fact for fact in facts if fact not in scene.facts]
-            scene.gold = " ".join(facts)
-            answer = self._fact_answer(scene, style, *facts)
+            answer = self._result_answer(scene, style, wanted)
             scene.say(REACT_ANSWER.format(answer=answer))
+
+    def _ask_for(self, scene: Scene, tools: Sequence[Tool]) -> list[Call]:
+        """Ask for what a tool does, now and then for two such things, and return the calls."""
+        rng = self.rng
+        wanted = [request(self.draws, rng.choice(tools))]
+        question = wanted[0].question
+        second = request(self.draws, rng.choice(tools))
+        if rng.random() < 0.08 and second.answer != wanted[0].answer:
+            wanted.append(second)
+            question = f"{question.rstrip('.?')} and then: {second.question}"
+        scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+        return wanted
+
+    def _result_answer(self, scene: Scene, style: Style, calls: Sequence[Call]) -> str:
+        """Tell the user what calls gave; it becomes what the last answer must say."""
+        facts = [one.answer for one in calls]
+        scene.facts += [fact for fact in facts if fact not in scene.facts]
+        scene.gold = " ".join(facts)
+        return self._fact_answer(scene, style, *facts)
 
     def _json(self, scene: Scene) -> None:
         """Ask for fields of a text as JSON; principles about style leave data alone."""
