@@ -49,23 +49,23 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.30,
-    "turns": 0.10,
-    "documents": 0.12,
+    "chat": 0.26,
+    "turns": 0.08,
+    "documents": 0.13,
     "results": 0.09,
     "calls": 0.16,
-    "react": 0.11,
+    "react": 0.16,
     "json": 0.04,
     "repeat": 0.06,
     "small_talk": 0.02,
 }
 KINDS: dict[Kind, float] = {
-    "chat": 0.22,
-    "turns": 0.11,
-    "documents": 0.15,
+    "chat": 0.20,
+    "turns": 0.09,
+    "documents": 0.16,
     "results": 0.09,
-    "calls": 0.19,
-    "react": 0.14,
+    "calls": 0.18,
+    "react": 0.18,
     "json": 0.06,
     "repeat": 0.02,
     "small_talk": 0.02,
@@ -252,7 +252,7 @@ class Writer:
             shares = LESSON_KINDS if self.lesson else KINDS
             kind = rng.choices(tuple(shares), tuple(shares.values()))[0]
         if principles is None:
-            shares_told = (0.04, 0.66, 0.20, 0.10) if self.lesson else (0.26, 0.40, 0.22, 0.12)
+            shares_told = (0.04, 0.54, 0.26, 0.16) if self.lesson else (0.26, 0.40, 0.22, 0.12)
             principles = rng.choices((0, 1, 2, 3), shares_told)[0]
         if placement is None:
             placement = "last_user" if rng.random() < 0.12 else "system"
