@@ -192,7 +192,8 @@ class Adapter(BaseModel):
             model or self.model,
             device=self.device,
             dtype=self.dtype,
-            revision=self.revision,
+            # A revision is of one model, so it says nothing of another.
+            revision=self.revision if model in (None, self.model) else None,
             trust_remote_code=self.trust_remote_code,
         )
 

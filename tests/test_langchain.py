@@ -7,6 +7,8 @@ import copy
 import json
 import pickle
 import threading
+import time
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,16 +25,25 @@ from langchain_core.exceptions import (
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from models import ADAPTER, bare_answer
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel, create_model
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
 from linalign_integrations import Engine, Preferences, open_profiles, use_preferences
-from linalign_integrations.engine import InvalidToolCall, Piece, Strength, ToolCallDelta, Usage
+from linalign_integrations.engine import (
+    Grammar,
+    InvalidToolCall,
+    Piece,
+    Strength,
+    ToolCallDelta,
+    Usage,
+)
 from linalign_integrations.engine.answer import gather
 from linalign_integrations.errors import (
     GenerationTimeout,
@@ -48,6 +59,7 @@ from linalign_integrations.errors import (
 )
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
 from linalign_integrations.langchain.messages import Answer, as_dicts
+from linalign_integrations.langchain.tools import BoundLinAlign
 from linalign_integrations.preferences import Profiles
 
 if TYPE_CHECKING:
@@ -980,3 +992,206 @@ def test_a_copy_is_never_traced_with_the_principles_of_another() -> None:
     bobs = anns.model_copy(update={"principles": Preferences(principles=[BOB]).principles})
     assert ANN not in json.dumps(bobs._serialized)
     assert BOB in json.dumps(bobs._serialized)
+
+
+LONG = 600  # tokens of an answer that nobody waits for
+
+
+async def leave_task(ask: Callable[[], Any], begun: list[int]) -> None:
+    async def all_of() -> None:
+        given = ask()
+        if isinstance(given, AsyncIterator):
+            async for _ in given:
+                pass
+        else:
+            await given
+
+    task = asyncio.create_task(all_of())
+    while not begun:  # noqa: ASYNC110 - the model's thread has no events
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def leave_stream(stream: Any) -> None:
+    await anext(stream)
+    await stream.aclose()
+
+
+def close_stream(model: Any) -> None:
+    stream = model.stream("Hi")
+    next(stream)
+    stream.close()
+
+
+LEAVE: dict[str, Callable[[Any, list[int]], object]] = {
+    "stream closed": lambda model, _: close_stream(model),
+    "astream closed": lambda model, _: asyncio.run(leave_stream(model.astream("Hi"))),
+    "ainvoke cancelled": lambda model, begun: asyncio.run(
+        leave_task(lambda: model.ainvoke("Hi"), begun)
+    ),
+    "astream cancelled": lambda model, begun: asyncio.run(
+        leave_task(lambda: model.astream("Hi"), begun)
+    ),
+    "abatch cancelled": lambda model, begun: asyncio.run(
+        leave_task(lambda: model.abatch(["Hi", "Hello", "Hey"]), begun)
+    ),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
+def test_nothing_is_computed_for_somebody_who_has_left(
+    leave: Callable[[Any, list[int]], object], make: Callable, folder: Path
+) -> None:
+    engine = Engine.load(folder, dtype=ADAPTER["dtype"])
+    alone = text(make().invoke("Hi"))
+    begun: list[int] = []
+    hook = engine._model.register_forward_pre_hook(lambda *_: begun.append(1))
+    try:
+        endless = make(max_tokens=LONG).bind(grammar=Grammar.regex("[a-z]{600,}"))
+        leave(endless, begun)
+        while not engine._scheduler.idle:
+            time.sleep(0.001)
+    finally:
+        hook.remove()
+    assert 0 < len(begun) < LONG / 2
+    assert text(make().invoke("Hi")) == alone
+
+
+def test_a_cache_tells_schemas_of_one_name_apart(folder: Path) -> None:
+    chat = ChatLinAlign(model=str(folder), cache=InMemoryCache(), **{**ADAPTER, "max_tokens": 60})
+    kinds = [
+        create_model("Dish", **{name: (Literal["a", "b"], ...)})  # type: ignore[call-overload]
+        for name in ("starter", "dessert")
+    ]
+    tools = [{**convert_to_openai_tool(kind)} for kind in kinds]
+    for _ in range(2):
+        for kind in kinds:
+            for wanted in (kind, {"type": "json_schema", "json_schema": {"schema": kind}}):
+                answer = chat.invoke("Hi", response_format=wanted)
+                assert kind.model_validate_json(answer.content)
+            (call,) = chat.invoke("Hi", tools=[kind], tool_choice="Dish").tool_calls
+            assert kind.model_validate(call["args"])
+    by_class = chat.invoke("Hi", tools=[kinds[0]], tool_choice="Dish")
+    assert by_class.id == chat.invoke("Hi", tools=[tools[0]], tool_choice="Dish").id, "cached"
+
+
+def test_calls_are_kept_to_what_a_grammar_holds_and_checked_for_the_rest(
+    chat: ChatLinAlign,
+) -> None:
+    tool = {"type": "function", "function": {"name": "tag", "parameters": UNIQUE}}
+    with pytest.warns(UserWarning, match=r"calls of tag are checked only after.*uniqueItems"):
+        answer = chat.bind_tools([tool], tool_choice="tag").invoke("Hi")
+    assert answer.tool_calls == []
+    (call,) = answer.invalid_tool_calls
+    assert json.loads(call["args"]) == {"tags": ["a", "a"]}
+    assert "unique" in call["error"]
+    with pytest.warns(UserWarning, match="checked only after"):
+        model = chat.with_structured_output(UNIQUE, method="function_calling")
+    with (
+        pytest.warns(UserWarning, match="checked only after"),
+        pytest.raises(OutputParserException, match="unique"),
+    ):
+        model.invoke("Hi")
+
+
+def test_a_call_cannot_have_a_list_as_its_arguments(chat: ChatLinAlign) -> None:
+    several = RootModel[list[int]]
+    with pytest.raises(InvalidGrammar, match="use method='json_schema'"):
+        chat.with_structured_output(several, method="function_calling")
+
+
+def test_every_way_to_ask_a_bound_model_asks_with_what_was_bound(folder: Path) -> None:
+    chat = ChatLinAlign(model=str(folder), **ADAPTER)
+    prompt, field = ChatPromptValue(messages=[HumanMessage("Hi")]), ConfigurableField(id="mine")
+    models = [
+        chat.bind(principles=[ANN]),
+        chat.with_config(configurable={"principles": [ANN]}),
+        chat.configurable_fields(principles=field).with_config(configurable={"mine": [ANN]}),
+    ]
+    for model in models:
+        results = [
+            model.generate([[HumanMessage("Hi")]]),
+            model.generate_prompt([prompt]),
+            asyncio.run(model.agenerate([[HumanMessage("Hi")]])),
+            asyncio.run(model.agenerate_prompt([prompt])),
+        ]
+        texts = {result.generations[0][0].text for result in results}
+        assert texts == {bare_answer(folder, [ANN])}
+    (other,) = models[0].generate([[HumanMessage("Hi")]], principles=[BOB]).generations
+    assert other[0].text == bare_answer(folder, [BOB]), "what the call says is above it"
+
+
+def test_listeners_and_types_do_not_lose_what_is_bound_next(
+    chat: ChatLinAlign, folder: Path
+) -> None:
+    heard: list[str] = []
+    for made in (
+        chat.with_listeners(on_end=lambda run: heard.append(run.name)),
+        chat.with_types(output_type=AIMessage),
+    ):
+        model = made.bind(principles=[ANN], align_tool_calls=True, ratio=8.0)
+        tools = model.bind_tools([weather], tool_choice="any")
+        wanted = chat.bind_tools([weather], tool_choice="any").invoke(
+            "Hi", principles=[ANN], align_tool_calls=True, ratio=8.0
+        )
+        assert tools.invoke("Hi").tool_calls == wanted.tool_calls
+    assert heard == ["ChatLinAlign"]
+
+
+def test_a_bound_model_comes_back_with_what_was_bound(folder: Path) -> None:
+    chat = ChatLinAlign(model=str(folder), **ADAPTER)
+    written = dumps(chat.bind(principles=[ANN]))
+    kinds = [ChatLinAlign, BoundLinAlign]
+    again = loads(written, allowed_objects=kinds, valid_namespaces=["linalign_integrations"])
+    assert type(again) is BoundLinAlign
+    assert again.invoke("Hi").content == bare_answer(folder, [ANN])
+    assert again.bind_tools([weather]).kwargs["principles"] == [ANN]
+
+
+def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable, folder: Path) -> None:
+    model = make(profiles=open_profiles("memory://slips"))
+    for key, meant in (
+        ("principle", "principles"),
+        ("Principles", "principles"),
+        ("preference", "preferences"),
+        ("userId", "user_id"),
+        ("user-id", "user_id"),
+    ):
+        with pytest.raises(InvalidPreferences, match=f"did you mean '{meant}'"):
+            model.invoke("Hi", {"configurable": {key: "ann"}})
+    for key in ("thread_id", "principal", "user", "profile"):
+        model.invoke("Hi", {"configurable": {key: "ann"}})
+    # Without profiles a user is whatever the app makes of one.
+    make().invoke("Hi", {"configurable": {"userId": "ann"}})
+
+
+def test_a_configuration_s_fields_stand_on_top_of_the_profile_it_names(
+    make: Callable, folder: Path
+) -> None:
+    profiles = open_profiles("memory://fields")
+    profiles.put("ann", Preferences(principles=[ANN], ratio=1.0))
+    model = make(profiles=profiles)
+    strong = model.invoke("Hi", {"configurable": {"user_id": "ann", "ratio": 8.0}})
+    assert text(strong) == text(model.invoke("Hi", principles=[ANN], ratio=8.0))
+    assert text(strong) != text(model.invoke("Hi", {"configurable": {"user_id": "ann"}}))
+    with pytest.raises(InvalidPreferences, match="ratio"):
+        model.invoke("Hi", {"configurable": {"user_id": "ann", "ratio": "junk"}})
+
+
+def test_a_revision_says_nothing_of_another_model(make: Callable, folder: Path) -> None:
+    pinned = make(model="somebody/else", revision="v1")
+    assert text(pinned.invoke("Hi", model=str(folder))) == bare_answer(folder, [])
+
+
+def test_log_probabilities_may_be_switched_off_for_one_call(folder: Path) -> None:
+    chat = ChatLinAlign(model=str(folder), top_logprobs=2, **ADAPTER)
+    assert "logprobs" in chat.invoke("Hi").response_metadata
+    assert "logprobs" not in chat.invoke("Hi", logprobs=False).response_metadata
+
+
+def test_a_tool_s_result_without_its_call_is_refused(chat: ChatLinAlign) -> None:
+    with pytest.raises(InvalidMessages) as caught:
+        chat.invoke([HumanMessage("Hi"), ToolMessage("sunny", tool_call_id="1")])
+    assert isinstance(caught.value, ModelInvalidRequestError)

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import SummarizationMiddleware, wrap_model_call
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    SummarizationMiddleware,
+    wrap_model_call,
+)
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import ConfigurableField
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command
 from models import ADAPTER, bare_answer
 from pydantic import BaseModel
 
@@ -248,6 +257,101 @@ def test_a_run_that_was_interrupted_goes_on_under_the_context_it_is_resumed_with
     assert len(stopped["messages"]) == 1
     resumed = agent.invoke(None, config, context=AsModel(user_id="ann"))
     assert _last(resumed) == bare_answer(folder, [ANN])
+
+
+@tool
+def weather(city: Literal["Oslo", "Rome"]) -> str:
+    """Weather in a city."""
+    return f"Sunny in {city}."
+
+
+@wrap_model_call
+def call_first(request: Any, handler: Any) -> Any:
+    """Lets the model call a tool, and then answer."""
+    answered = isinstance(request.messages[-1], ToolMessage)
+    return handler(request.override(tool_choice="none" if answered else "any"))
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+def test_a_call_that_somebody_decides_upon_is_answered_for_the_same_user(
+    decision: str, make: Callable, profiles: Any, folder: Path
+) -> None:
+    settings = {**ADAPTER, "model": str(folder), "max_tokens": 60, "temperature": 2.0}
+    agent = make(
+        HumanInTheLoopMiddleware(interrupt_on={"weather": True}),
+        call_first,
+        PreferencesMiddleware(profiles),
+        tools=[weather],
+        checkpointer=InMemorySaver(),
+        model=settings,
+    )
+    said = {"context": AsModel(user_id="ann"), "config": {"configurable": {"thread_id": "1"}}}
+    stopped = agent.invoke({"messages": [HumanMessage("Hi")]}, **said)
+    (interrupt,) = stopped["__interrupt__"]
+    (asked,) = interrupt.value["action_requests"]
+    assert asked["name"] == "weather"
+    state = agent.invoke(Command(resume={"decisions": [{"type": decision}]}), **said)
+    *before, answer = state["messages"]
+    assert isinstance(before[-1], ToolMessage)
+    assert (before[-1].text == f"Sunny in {asked['args']['city']}.") == (decision == "approve")
+    alone = ChatLinAlign(**settings).bind_tools([weather], tool_choice="none")
+    assert answer.text == alone.invoke(before, principles=[ANN]).text
+    assert answer.text != alone.invoke(before).text
+
+
+def test_a_conversation_that_has_grown_too_long_is_summarised_and_answered(
+    make: Callable, profiles: Any, folder: Path
+) -> None:
+    chat = ChatLinAlign(model=str(folder), **ADAPTER)
+    overflows: list[Exception] = []
+
+    class Recorder(BaseCallbackHandler):
+        def on_llm_error(self, error: BaseException, **_: Any) -> None:
+            overflows.append(error)  # type: ignore[arg-type]
+
+    summary = SummarizationMiddleware(
+        chat.model_copy(update={"callbacks": [Recorder()]}),
+        trigger=("messages", 3),
+        keep=("messages", 1),
+        trim_tokens_to_summarize=None,
+        token_counter=chat.get_num_tokens_from_messages,
+        summary_prompt="Sum up: {messages}",
+    )
+    agent = make(summary, PreferencesMiddleware(profiles))
+    long = [HumanMessage("word " * 2000), AIMessage("word " * 2000), HumanMessage("Hi")]
+    with pytest.raises(ContextOverflowError):
+        chat.invoke(long)
+    state = agent.invoke({"messages": long}, context=AsModel(user_id="ann"))
+    assert [type(one) for one in overflows] != [], "the first summary overflowed as well"
+    assert all(isinstance(one, ContextOverflowError) for one in overflows)
+    *kept, answer = state["messages"]
+    turns = [{"role": "user", "content": message.text} for message in kept]
+    assert answer.text == bare_answer(folder, [ANN], turns)
+
+
+def test_models_with_arguments_or_fields_to_be_set_are_aligned_as_well(
+    make: Callable, profiles: Any, folder: Path
+) -> None:
+    chat = ChatLinAlign(model=str(folder), **ADAPTER)
+    rules = PreferencesMiddleware(profiles, house_rules=HOUSE)
+    field = ConfigurableField(id="boldness")
+    for model, config, wanted in (
+        (chat.bind(ratio=4.0), {}, {"principles": [HOUSE, ANN], "ratio": 4.0}),
+        (chat.bind(principles=[BOB]), {}, {"principles": [HOUSE, BOB]}),
+        (
+            chat.configurable_fields(ratio=field),
+            {"configurable": {"boldness": 4.0}},
+            {"principles": [HOUSE, ANN], "ratio": 4.0},
+        ),
+        (
+            chat.configurable_fields(ratio=field).bind(kl_budget=0.5),
+            {"configurable": {"boldness": 4.0}},
+            {"principles": [HOUSE, ANN], "ratio": 4.0, "kl_budget": 0.5},
+        ),
+    ):
+        agent = create_agent(model, middleware=[rules], context_schema=AsModel)
+        answer = ask(agent, "Hi", config, context=AsModel(user_id="ann"))
+        assert answer == bare_answer(folder, **wanted)
 
 
 def test_a_summarised_conversation_is_answered_under_the_same_preferences(

@@ -25,9 +25,9 @@ from linalign_integrations.langchain.scope import (
     settle,
     settled_first,
 )
-from linalign_integrations.langchain.structured import read_format
+from linalign_integrations.langchain.structured import enforceable_tools, read_format, spelled_out
 from linalign_integrations.langchain.tools import (
-    Askable,
+    Bindable,
     BoundLinAlign,
     ConfigurableLinAlign,
     as_schemas,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from linalign_integrations.langchain.structured import Format
 
 
-class ChatLinAlign(Askable, Adapter, BaseChatModel):
+class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
     """A local Hugging Face model as a LangChain chat model with per-user preferences.
 
     Example:
@@ -87,10 +87,6 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
     def _identity(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _Counts.model_fields}
         return {**super()._identity(), **own}
-
-    def bind(self, **kwargs: Any) -> BoundLinAlign:  # type: ignore[override]
-        """The model with call arguments, which it keeps when it is given tools or a schema."""
-        return BoundLinAlign(bound=self, kwargs=kwargs, config={})
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundLinAlign:
         """The model under a configuration, which it keeps as well."""
@@ -242,6 +238,11 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # Never the serialised model: it says nothing of principles, and copies share it.
         call = {name: value for name, value in by_value(kwargs).items() if name != "user"}
+        with langchain_errors():
+            if call.get("tools"):
+                call["tools"] = as_schemas(call["tools"])
+            if call.get("response_format") is not None:
+                call["response_format"] = spelled_out(call["response_format"])
         call["preferences"] = fingerprint(call.get("preferences"))
         return str(sorted({**self._identity(), **call, "stop": stop}.items()))
 
@@ -314,25 +315,28 @@ class ChatLinAlign(Askable, Adapter, BaseChatModel):
             if call.get("grammar") is not None:
                 raise InvalidArgument("response_format= and grammar= exclude each other")
             call["grammar"] = form.grammar
+        schemas: dict[str, dict[str, Any]] = {}
         if tools := call.get("tools"):
             call["tools"] = as_schemas(tools)
+            # What calls are checked against afterwards; grammars may hold less.
+            functions = [tool["function"] for tool in call["tools"] if "function" in tool]
+            schemas = {one["name"]: one.get("parameters") or {} for one in functions}
+            call["tools"] = enforceable_tools(call["tools"])
         if form is not None and form.told is not None:
             told = tell_schema(told, form.told, after_tools=bool(tools))
         call["tool_choice"] = read_tool_choice(call.get("tool_choice"))
         # What has been used already where it is bound.
         call.pop("strict", None)
         count = self._said(call, "n") or 1
-        alternatives = self._said(call, "top_logprobs")
-        if self._said(call, "logprobs") and alternatives is None:
-            alternatives = 0
+        alternatives, logprobs = self._said(call, "top_logprobs"), self._said(call, "logprobs")
+        if logprobs is not None:
+            alternatives = (alternatives or 0) if logprobs else None
         user = call.pop("user", None)
         engine, request = self._request(call, stop=stop)
         if user is not None:
             request["user"] = user
         if alternatives is not None:
             request["explain"] = max(1, alternatives)
-        functions = (tool["function"] for tool in request.get("tools") or ())
-        schemas = {one["name"]: one.get("parameters") or {} for one in functions}
         blocks = self.output_version == "v1"
         return _Asked(engine, told, request, count, schemas, alternatives, form, blocks)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables.config import ensure_config
-
 from linalign_integrations.errors import InvalidArgument, MissingExtra, ProfileNotFound
 from linalign_integrations.langchain.chat import ChatLinAlign
+from linalign_integrations.langchain.tools import unbound
 from linalign_integrations.preferences import Preferences, Profiles, as_preferences, open_profiles
 
 try:
@@ -90,25 +89,29 @@ class PreferencesMiddleware(AgentMiddleware[Any, Any, Any]):
         return await handler(await asyncio.to_thread(self._settle, request))
 
     def _settle(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        model, runtime = request.model, request.runtime
+        model, bound, config = unbound(request.model, None)
+        runtime = request.runtime
         if not isinstance(model, ChatLinAlign):
             raise InvalidArgument(
                 f"PreferencesMiddleware aligns the answers of ChatLinAlign, and the agent's model "
-                f"is {type(model).__name__}: pass create_agent a ChatLinAlign itself, or leave the "
-                "middleware out"
+                f"is {type(request.model).__name__}: pass create_agent a ChatLinAlign, or leave "
+                "the middleware out"
             )
         profiles = self._profiles or model.profiles
         if profiles is None:
             store = getattr(runtime, "store", None)
             profiles = _NoProfiles() if store is None else _opened(store)
-        settings = dict(request.model_settings)
+        call = {**bound, **request.model_settings}
         preferences = model._take_preferences(
-            settings,
-            config=ensure_config().get("configurable"),
+            call,
+            config=config.get("configurable"),
             context=getattr(runtime, "context", None),
             profiles=_opened(profiles),
             house_rules=self._house_rules,
         )
+        # What is part of them by now must not be said once more on top.
+        names = request.model_settings.keys() | (bound.keys() - call.keys())
+        settings = {name: call.get(name) for name in names}
         return request.override(model_settings={**settings, "preferences": preferences})
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic_core import from_json
 
-from linalign_integrations.errors import InvalidArgument, InvalidGrammar
+from linalign_integrations.errors import InvalidArgument, InvalidGrammar, MissingExtra
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.messages import FIRST_CALL
 
@@ -83,6 +83,11 @@ def _arguments(
     plain = as_json_schema(schema)
     grammar_for(plain, strict=bool(strict))
     if method == "function_calling":
+        if plain.get("type", "object") != "object":
+            raise InvalidGrammar(
+                f"a call's arguments are an object, and {plain.get('title', 'the schema')} is of "
+                f"type {plain['type']!r}: use method='json_schema'"
+            )
         tool = convert_to_openai_tool(_titled(schema), strict=strict)
         name = tool["function"]["name"]
         chosen = {"tools": [tool], "tool_choice": name, "parallel_tool_calls": False}
@@ -137,6 +142,30 @@ def grammar_for(schema: Mapping[str, Any], *, strict: bool = False) -> tuple[Gra
     return grammar, fault is not None
 
 
+def enforceable_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same tools as grammars can hold them; of what they leave out a warning says so.
+
+    Whoever asks with them has to check calls against the tools as they were.
+    """
+    return [_enforceable_tool(one) for one in tools]
+
+
+def _enforceable_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function", {})
+    try:
+        grammar, fault = _enforceable(json.dumps(function.get("parameters") or _ANY_OBJECT))
+    except (InvalidGrammar, MissingExtra, TypeError):
+        # The engine says what is wrong, if it matters for the way the tool is chosen.
+        return tool
+    if fault is None:
+        return tool
+    warnings.warn(
+        f"calls of {function['name']} are checked only after they were written: {fault}",
+        stacklevel=5,
+    )
+    return {**tool, "function": {**function, "parameters": json.loads(grammar.text)}}
+
+
 @lru_cache(maxsize=256)
 def _enforceable(schema: str) -> tuple[Grammar, str | None]:
     from linalign_integrations.engine.grammar import enforceable
@@ -164,12 +193,15 @@ class Format:
             warnings.warn(f"the answer is not what its schema asks for: {fault}", stacklevel=3)
 
 
-def read_format(response_format: Any) -> Format | None:
-    """A call's ``response_format``, in OpenAI's shape or as a class or JSON schema; None for text.
+def spelled_out(response_format: Any) -> dict[str, Any]:
+    """A call's ``response_format`` in OpenAI's shape, with a JSON schema for each class.
+
+    Args:
+        response_format: that shape, or a class or JSON schema alone.
 
     Raises:
         InvalidArgument: it is of no such shape.
-        InvalidGrammar: its schema is none, or cannot be enforced.
+        InvalidGrammar: its schema is none.
     """
     if not isinstance(response_format, Mapping) or (
         "json_schema" not in response_format
@@ -180,16 +212,33 @@ def read_format(response_format: Any) -> Format | None:
                 "response_format= takes {'type': 'json_schema', 'json_schema': {'schema': ...}} or "
                 f"{{'type': 'json_object'}}, not {response_format!r:.80}"
             )
-        response_format = {"json_schema": {"schema": as_json_schema(response_format)}}
+        return {"json_schema": {"schema": as_json_schema(response_format)}}
+    described = response_format.get("json_schema")
+    if response_format.get("type") == "text" or described is None:
+        return dict(response_format)
+    if not isinstance(described, Mapping) or "schema" not in described:
+        raise InvalidArgument("response_format= has no {'json_schema': {'schema': ...}}")
+    plain = {**described, "schema": as_json_schema(described["schema"])}
+    return {**response_format, "json_schema": plain}
+
+
+def read_format(response_format: Any) -> Format | None:
+    """A call's ``response_format``; None for text.
+
+    Raises:
+        InvalidArgument: it is of no shape that ``spelled_out`` takes.
+        InvalidGrammar: its schema is none, or cannot be enforced.
+    """
+    response_format = spelled_out(response_format)
     if response_format.get("type") == "text":
         return None
     described = response_format.get("json_schema")
     free = response_format.get("type") == "json_object"
     if described is None and free:
         return Format(grammar_for(_ANY_OBJECT)[0])
-    if not isinstance(described, Mapping) or "schema" not in described:
+    if described is None:
         raise InvalidArgument("response_format= has no {'json_schema': {'schema': ...}}")
-    schema = as_json_schema(described["schema"])
+    schema = described["schema"]
     grammar, checked = grammar_for(schema, strict=bool(described.get("strict")))
     return Format(grammar, None if free else schema, schema if checked else None)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from linalign_integrations.errors import (
+    InvalidPreferences,
     ProfileNotFound,
     ProfileStoreFailed,
     ProfileUnreadable,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from linalign_integrations.preferences.profiles import Profiles
 
+# What a configuration or context says of a call's preferences, or by whose profile they are found.
+_KEYS = ("principles", "preferences", "user_id")
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
 
@@ -128,8 +132,9 @@ def resolve(
 
     Args:
         call: what the call itself says.
-        config: LangChain's ``configurable`` or a like mapping. Beside ``principles``, ``ratio`` and
-            the other fields are read as well; alone they are none of ours.
+        config: LangChain's ``configurable`` or a like mapping. Beside ``principles``,
+            ``preferences`` or the ``user_id`` of a profile, ``ratio`` and the other fields are read
+            as well; alone they are none of ours.
         context: a runtime context with the same keys or attributes.
         own: the fields of the model object.
         user_id: the user the model object was made for.
@@ -143,7 +148,8 @@ def resolve(
 
     Raises:
         InvalidArgument: the user's name is empty, too long, or not text.
-        InvalidPreferences: a value lies outside its range.
+        InvalidPreferences: a value lies outside its range, or a key of the configuration or context
+            is a misspelt one.
         ProfileNotFound: the user has no profile, or the model object was made for a user but has
             no profile store.
         ProfileStoreFailed: the store cannot be read.
@@ -175,7 +181,7 @@ def resolve(
         yield call
         named = False
         for carrier in (config, context):
-            yield _said_by(carrier)
+            yield _said_by(carrier, by_name=profiles is not None)
             user = _read(carrier, "user_id")
             # Apps carry a user_id for purposes of their own: without a store it is none of ours.
             if user is not None and profiles is not None and not (named or says_principles()):
@@ -209,13 +215,33 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _said_by(carrier: object) -> Preferences | None:
-    whole = as_preferences(_read(carrier, "preferences"))
-    if _read(carrier, "principles") is None:
-        return whole
+def _said_by(carrier: object, *, by_name: bool) -> Preferences | None:
+    keys = _KEYS if by_name else _KEYS[:2]
+    said = [key for key in keys if _read(carrier, key) is not None]
+    names = carrier if isinstance(carrier, Mapping) else getattr(carrier, "__dict__", ())
+    for name in names:
+        if (meant := _meant(name)) in keys and meant not in said:
+            raise InvalidPreferences(
+                f"{name!r} in the configuration or context is read by nobody: did you mean "
+                f"{meant!r}?"
+            )
+    if not said:
+        return None
     return as_preferences(
-        whole, **{name: _read(carrier, name) for name in Preferences.model_fields}
+        as_preferences(_read(carrier, "preferences")),
+        **{name: _read(carrier, name) for name in Preferences.model_fields},
     )
+
+
+@lru_cache(maxsize=4096)
+def _meant(name: object) -> str | None:
+    """The key that another one is a slip of the pen for."""
+    plain = "".join(filter(str.isalpha, str(name).lower()))
+    if name in _KEYS:
+        return None
+    if plain == "userid":
+        return "user_id"
+    return next(iter(get_close_matches(plain, _KEYS[:2], 1, 0.85)), None)
 
 
 def named_user(*carriers: object) -> str | None:
