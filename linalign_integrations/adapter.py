@@ -188,13 +188,15 @@ class Adapter(BaseModel):
     def _engine(self, model: str | None = None) -> Engine:
         from linalign_integrations.engine import Engine
 
+        model = model or self.model
+        # A revision is of one model, and trust is in one.
+        own = model == self.model
         return Engine.load(
-            model or self.model,
+            model,
             device=self.device,
             dtype=self.dtype,
-            # A revision is of one model, so it says nothing of another.
-            revision=self.revision if model in (None, self.model) else None,
-            trust_remote_code=self.trust_remote_code,
+            revision=self.revision if own else None,
+            trust_remote_code=self.trust_remote_code and own,
         )
 
     def _context_length(self) -> int:

@@ -8,6 +8,7 @@ import json
 import pickle
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,6 @@ from langchain_core.exceptions import (
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
@@ -35,7 +35,13 @@ from pydantic import BaseModel, RootModel, create_model
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
-from linalign_integrations import Engine, Preferences, open_profiles, use_preferences
+from linalign_integrations import (
+    Engine,
+    Preferences,
+    Principle,
+    open_profiles,
+    use_preferences,
+)
 from linalign_integrations.engine import (
     Grammar,
     InvalidToolCall,
@@ -58,9 +64,9 @@ from linalign_integrations.errors import (
     PromptTooLong,
 )
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
+from linalign_integrations.langchain.bindings import unbound
 from linalign_integrations.langchain.messages import Answer, as_dicts
-from linalign_integrations.langchain.tools import BoundLinAlign
-from linalign_integrations.preferences import Profiles
+from linalign_integrations.preferences import Profiles, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -1081,7 +1087,7 @@ def test_calls_are_kept_to_what_a_grammar_holds_and_checked_for_the_rest(
     chat: ChatLinAlign,
 ) -> None:
     tool = {"type": "function", "function": {"name": "tag", "parameters": UNIQUE}}
-    with pytest.warns(UserWarning, match=r"calls of tag are checked only after.*uniqueItems"):
+    with pytest.warns(UserWarning, match=r"calls of 'tag' are enforced in part.*uniqueItems"):
         answer = chat.bind_tools([tool], tool_choice="tag").invoke("Hi")
     assert answer.tool_calls == []
     (call,) = answer.invalid_tool_calls
@@ -1090,10 +1096,13 @@ def test_calls_are_kept_to_what_a_grammar_holds_and_checked_for_the_rest(
     with pytest.warns(UserWarning, match="checked only after"):
         model = chat.with_structured_output(UNIQUE, method="function_calling")
     with (
-        pytest.warns(UserWarning, match="checked only after"),
+        pytest.warns(UserWarning, match="enforced in part"),
         pytest.raises(OutputParserException, match="unique"),
     ):
         model.invoke("Hi")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chat.bind_tools([tool], tool_choice="none").invoke("Hi")
 
 
 def test_a_call_cannot_have_a_list_as_its_arguments(chat: ChatLinAlign) -> None:
@@ -1102,55 +1111,119 @@ def test_a_call_cannot_have_a_list_as_its_arguments(chat: ChatLinAlign) -> None:
         chat.with_structured_output(several, method="function_calling")
 
 
-def test_every_way_to_ask_a_bound_model_asks_with_what_was_bound(folder: Path) -> None:
-    chat = ChatLinAlign(model=str(folder), **ADAPTER)
-    prompt, field = ChatPromptValue(messages=[HumanMessage("Hi")]), ConfigurableField(id="mine")
-    models = [
-        chat.bind(principles=[ANN]),
-        chat.with_config(configurable={"principles": [ANN]}),
-        chat.configurable_fields(principles=field).with_config(configurable={"mine": [ANN]}),
+class Heard(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        self.starts += 1
+
+    def on_llm_start(self, *_: Any, **__: Any) -> None:
+        self.starts += 1
+
+
+def generations(model: Any, **call: Any) -> set[str]:
+    """What every way to generate answers."""
+    bare, _, _ = unbound(model)
+    given: Any = [HumanMessage("Hi")] if isinstance(bare, ChatLinAlign) else "Hi"
+    prompt = bare._convert_input("Hi")
+    results = [
+        model.generate([given], **call),
+        model.generate_prompt([prompt], **call),
+        asyncio.run(model.agenerate([given], **call)),
+        asyncio.run(model.agenerate_prompt([prompt], **call)),
     ]
-    for model in models:
-        results = [
-            model.generate([[HumanMessage("Hi")]]),
-            model.generate_prompt([prompt]),
-            asyncio.run(model.agenerate([[HumanMessage("Hi")]])),
-            asyncio.run(model.agenerate_prompt([prompt])),
-        ]
-        texts = {result.generations[0][0].text for result in results}
-        assert texts == {bare_answer(folder, [ANN])}
-    (other,) = models[0].generate([[HumanMessage("Hi")]], principles=[BOB]).generations
-    assert other[0].text == bare_answer(folder, [BOB]), "what the call says is above it"
+    return {result.generations[0][0].text for result in results}
 
 
-def test_listeners_and_types_do_not_lose_what_is_bound_next(
-    chat: ChatLinAlign, folder: Path
+def test_every_way_to_ask_a_bound_model_asks_with_what_was_bound(
+    make: Callable, folder: Path
 ) -> None:
+    profiles = open_profiles("memory://bound")
+    profiles.put("ann", ANN)
+    model = make(profiles=profiles)
+    heard = Heard()
+    for bound in (
+        model.bind(principles=[ANN]),
+        model.with_config(configurable={"user_id": "ann"}, callbacks=[heard]),
+        model.with_config(configurable={"user_id": "ann"}).bind(stop=["never"]),
+    ):
+        assert generations(bound) == {bare_answer(folder, [ANN])}
+        assert generations(bound, principles=[BOB]) == {bare_answer(folder, [BOB])}
+    assert heard.starts == 8
+    assert generations(model.bind(stop=["never"]), stop=["A"]) != {bare_answer(folder, [])}
+    with pytest.raises(InvalidArgument, match="use batch"):
+        model.bind(principles=[ANN]).with_retry().generate([])
+
+
+def test_fields_that_a_configuration_sets_are_generated_with_as_well(folder: Path) -> None:
+    profiles = open_profiles("memory://fields")
+    profiles.put("ann", ANN)
+    field = ConfigurableField(id="boldness")
+    model = ChatLinAlign(model=str(folder), profiles=profiles, **ADAPTER).configurable_fields(
+        ratio=field
+    )
+    config = {"boldness": 4.0, "user_id": "ann"}
+    wanted = {bare_answer(folder, [ANN], ratio=4.0)}
+    assert generations(model.with_config(configurable=config)) == wanted
+    assert generations(model.bind().with_config(configurable=config)) == wanted
+
+
+def test_what_is_bound_is_above_the_run_around_it(make: Callable, folder: Path) -> None:
+    bob = make().with_config(configurable={"principles": [BOB]})
+    both = RunnableLambda(lambda _: [text(bob.invoke("Hi")), *generations(bob)])
+    answers = both.invoke("Hi", {"configurable": {"principles": [ANN]}})
+    assert set(answers) == {bare_answer(folder, [BOB])}
+
+
+def test_a_bound_stream_is_of_whoever_asked_for_it(make: Callable, folder: Path) -> None:
+    bound = make().bind(stop=["never"])
+    with use_preferences(ANN):
+        stream, astream = bound.stream("Hi"), bound.astream("Hi")
+    with use_preferences(BOB):
+        assert "".join(map(text, stream)) == bare_answer(folder, [ANN])
+        assert asyncio.run(collect(astream)) == bare_answer(folder, [ANN])
+
+
+def test_listeners_and_types_do_not_lose_what_is_bound_next(chat: ChatLinAlign) -> None:
     heard: list[str] = []
+
+    async def told(run: Any) -> None:
+        heard.append(run.name)
+
+    sure = {"principles": [ANN], "align_tool_calls": True, "ratio": 8.0}
+    wanted = chat.bind_tools([weather], tool_choice="any").invoke("Hi", **sure).tool_calls
     for made in (
         chat.with_listeners(on_end=lambda run: heard.append(run.name)),
+        chat.with_alisteners(on_end=told),
+        chat.bind(seed=3).with_alisteners(on_end=told),
         chat.with_types(output_type=AIMessage),
     ):
-        model = made.bind(principles=[ANN], align_tool_calls=True, ratio=8.0)
-        tools = model.bind_tools([weather], tool_choice="any")
-        wanted = chat.bind_tools([weather], tool_choice="any").invoke(
-            "Hi", principles=[ANN], align_tool_calls=True, ratio=8.0
-        )
-        assert tools.invoke("Hi").tool_calls == wanted.tool_calls
-    assert heard == ["ChatLinAlign"]
+        model = made.bind(**sure).bind_tools([weather], tool_choice="any")
+        assert asyncio.run(model.ainvoke("Hi")).tool_calls == wanted
+    assert heard == ["ChatLinAlign"] * 3
 
 
 def test_a_bound_model_comes_back_with_what_was_bound(folder: Path) -> None:
     chat = ChatLinAlign(model=str(folder), **ADAPTER)
-    written = dumps(chat.bind(principles=[ANN]))
-    kinds = [ChatLinAlign, BoundLinAlign]
-    again = loads(written, allowed_objects=kinds, valid_namespaces=["linalign_integrations"])
-    assert type(again) is BoundLinAlign
-    assert again.invoke("Hi").content == bare_answer(folder, [ANN])
-    assert again.bind_tools([weather]).kwargs["principles"] == [ANN]
+    for said in (
+        {"principles": [ANN]},
+        {"principles": [Principle(ANN)]},
+        {"principles": Principle(ANN)},
+        {"preferences": Preferences(principles=[ANN])},
+    ):
+        bound = chat.bind(**said)
+        again = loads(
+            dumps(bound),
+            allowed_objects=[ChatLinAlign, type(bound)],
+            valid_namespaces=["linalign_integrations"],
+        )
+        assert type(again) is type(bound)
+        assert text(again.invoke("Hi")) == bare_answer(folder, [ANN])
+        assert generations(again) == {bare_answer(folder, [ANN])}
 
 
-def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable, folder: Path) -> None:
+def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable) -> None:
     model = make(profiles=open_profiles("memory://slips"))
     for key, meant in (
         ("principle", "principles"),
@@ -1161,8 +1234,8 @@ def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable, folder: Pa
     ):
         with pytest.raises(InvalidPreferences, match=f"did you mean '{meant}'"):
             model.invoke("Hi", {"configurable": {key: "ann"}})
-    for key in ("thread_id", "principal", "user", "profile"):
-        model.invoke("Hi", {"configurable": {key: "ann"}})
+    for key in ("thread_id", "principal", "principals", "references", "user", "preferences_v2"):
+        model.invoke("Hi", {"configurable": {key: "ann", "principle": None}})
     # Without profiles a user is whatever the app makes of one.
     make().invoke("Hi", {"configurable": {"userId": "ann"}})
 
@@ -1178,17 +1251,45 @@ def test_a_configuration_s_fields_stand_on_top_of_the_profile_it_names(
     assert text(strong) != text(model.invoke("Hi", {"configurable": {"user_id": "ann"}}))
     with pytest.raises(InvalidPreferences, match="ratio"):
         model.invoke("Hi", {"configurable": {"user_id": "ann", "ratio": "junk"}})
+    # An app's own words.
+    model.invoke("Hi", {"configurable": {"user_id": "ann", "placement": "sidebar"}})
+    model.invoke("Hi", {"configurable": {"ratio": "16:9"}})
+    mixed = resolve(
+        config={"user_id": "ann"}, context={"user_id": "bob", "ratio": 9.0}, profiles=profiles
+    )
+    assert mixed.ratio == 1.0, "two users' wishes never mix"
 
 
-def test_a_revision_says_nothing_of_another_model(make: Callable, folder: Path) -> None:
-    pinned = make(model="somebody/else", revision="v1")
-    assert text(pinned.invoke("Hi", model=str(folder))) == bare_answer(folder, [])
+def test_revision_and_trust_are_of_one_model(
+    make: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[object, object, object]] = []
+    original = Engine.load
+
+    def load(model: object, **how: Any) -> Engine:
+        loaded.append((model, how["revision"], how["trust_remote_code"]))
+        return original(folder, dtype=ADAPTER["dtype"])
+
+    monkeypatch.setattr(Engine, "load", load)
+    pinned = make(model="some/one", revision="v1", trust_remote_code=True)
+    for named in ("other/one", "some/one", ""):
+        pinned.invoke("Hi", model=named)
+    assert loaded == [
+        ("other/one", None, False),
+        ("some/one", "v1", True),
+        ("some/one", "v1", True),
+    ]
 
 
-def test_log_probabilities_may_be_switched_off_for_one_call(folder: Path) -> None:
-    chat = ChatLinAlign(model=str(folder), top_logprobs=2, **ADAPTER)
-    assert "logprobs" in chat.invoke("Hi").response_metadata
-    assert "logprobs" not in chat.invoke("Hi", logprobs=False).response_metadata
+def test_log_probabilities_may_be_switched_on_and_off_for_one_call(folder: Path) -> None:
+    def has_them(fields: dict[str, Any], call: dict[str, Any]) -> bool:
+        answer = ChatLinAlign(model=str(folder), **ADAPTER, **fields).invoke("Hi", **call)
+        return "logprobs" in answer.response_metadata
+
+    assert has_them({"top_logprobs": 2}, {})
+    assert not has_them({"top_logprobs": 2}, {"logprobs": False})
+    assert has_them({"logprobs": False}, {"top_logprobs": 2})
+    assert not has_them({"logprobs": False}, {})
 
 
 def test_a_tool_s_result_without_its_call_is_refused(chat: ChatLinAlign) -> None:

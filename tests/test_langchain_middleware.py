@@ -322,7 +322,7 @@ def test_a_conversation_that_has_grown_too_long_is_summarised_and_answered(
     with pytest.raises(ContextOverflowError):
         chat.invoke(long)
     state = agent.invoke({"messages": long}, context=AsModel(user_id="ann"))
-    assert [type(one) for one in overflows] != [], "the first summary overflowed as well"
+    assert overflows, "the first summary was too long as well"
     assert all(isinstance(one, ContextOverflowError) for one in overflows)
     *kept, answer = state["messages"]
     turns = [{"role": "user", "content": message.text} for message in kept]
@@ -352,6 +352,24 @@ def test_models_with_arguments_or_fields_to_be_set_are_aligned_as_well(
         agent = create_agent(model, middleware=[rules], context_schema=AsModel)
         answer = ask(agent, "Hi", config, context=AsModel(user_id="ann"))
         assert answer == bare_answer(folder, **wanted)
+
+
+def test_whose_preferences_hold_is_who_asks_the_engine(
+    profiles: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    original = Engine.stream
+
+    def watched(engine: Engine, messages: Any, **call: Any) -> Any:
+        asked.append((call["user"], call["preferences"].principles[0].text))
+        return original(engine, messages, **call)
+
+    monkeypatch.setattr(Engine, "stream", watched)
+    chat = ChatLinAlign(model=str(folder), **ADAPTER)
+    run = {"configurable": {"user_id": "ann"}}
+    for model in (chat, chat.with_config(configurable={"user_id": "bob"})):
+        ask(create_agent(model, middleware=[PreferencesMiddleware(profiles)]), "Hi", run)
+    assert asked == [("ann", ANN), ("bob", BOB)]
 
 
 def test_a_summarised_conversation_is_answered_under_the_same_preferences(

@@ -523,12 +523,16 @@ def test_without_llguidance_calls_are_read_but_cannot_be_forced(
     assert 'tool_choice is "none"' in got.invalid_tool_calls[0].reason
 
 
-def test_a_schema_that_cannot_be_enforced_is_never_ignored() -> None:
-    odd = tool("odd", tags={"type": "array", "uniqueItems": True})
-    with pytest.raises(InvalidGrammar, match=r"tool 'odd'.*uniqueItems"):
-        ask("hermes", tools=[odd, PING], tool_choice="required")
-    with pytest.warns(UserWarning, match=r"not enforced.*tool 'odd'.*uniqueItems"):
-        ask("hermes", tools=[odd, PING], most=2)
+def test_what_cannot_be_enforced_of_a_schema_is_never_ignored() -> None:
+    odd = tool("odd", "tags", tags={"type": "array", "uniqueItems": True, "items": {"enum": [1]}})
+    with pytest.warns(UserWarning, match=r"calls of 'odd' are enforced in part.*uniqueItems"):
+        (call,) = ask("hermes", tools=[odd, PING], tool_choice="odd").tool_calls
+    assert set(call.arguments["tags"]) <= {1}
+    never = tool("never", "word", word={"type": "string", "pattern": "("})
+    with pytest.raises(InvalidGrammar, match=r"tool 'never'"):
+        ask("hermes", tools=[never, PING], tool_choice="required")
+    with pytest.warns(UserWarning, match=r"not enforced.*tool 'never'"):
+        ask("hermes", tools=[never, PING], most=2)
 
 
 def test_calls_that_are_not_json_are_forced_in_a_format_that_is() -> None:

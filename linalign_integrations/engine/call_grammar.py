@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from linalign_integrations.engine.grammar import CallGrammar, Grammar, check_schema
+from linalign_integrations.engine.grammar import (
+    CallGrammar,
+    Grammar,
+    check_schema,
+    find_unenforceable,
+)
 from linalign_integrations.prompts.formats import ID
+from linalign_integrations.prompts.schemas import loosen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +62,7 @@ def call_grammar(
     names = tools.callable_names
     lines.append("call: " + " | ".join(f"call{place}" for place in range(len(names))))
     for place, name in enumerate(names):
-        schema = _arguments(tools.schemas[name])
+        schema = _arguments(name, tools.schemas[name])
         head = write.text(json.dumps(name)[1:-1] + syntax.between)
         lines.append(f"call{place}: {head} %json {json.dumps(schema, ensure_ascii=False)}")
     return CallGrammar("lark", "\n".join(lines), answer)
@@ -120,10 +128,30 @@ class _Writer:
         return json.dumps(piece, ensure_ascii=False)
 
 
-def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments; those it does not name are none."""
+def _arguments(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments as far as it can be enforced; no others than it names."""
     closed: dict[str, Any] = dict(schema)
     if "properties" in schema and not _OPEN & schema.keys():
         closed["additionalProperties"] = False
-    check_schema(closed)
-    return {"x-guidance": _ONE_LINE, **closed}
+    enforced, fault = _enforced(json.dumps(closed))
+    if fault is not None:
+        warnings.warn(
+            f"calls of {name!r} are enforced in part, so their arguments have to be checked: "
+            f"{fault}",
+            stacklevel=6,
+        )
+    check_schema(enforced)
+    return {"x-guidance": _ONE_LINE, **enforced}
+
+
+@lru_cache(maxsize=1024)
+def _enforced(schema: str) -> tuple[dict[str, Any], str | None]:
+    """As much of a schema as can be enforced, and what is left out; None if nothing is.
+
+    One that cannot be enforced at all is left as it is, so that its use says why.
+    """
+    whole = json.loads(schema)
+    fault = find_unenforceable(whole)
+    if fault is None or find_unenforceable(looser := loosen(whole)) is not None:
+        return whole, None
+    return looser, fault

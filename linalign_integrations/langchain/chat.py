@@ -25,7 +25,7 @@ from linalign_integrations.langchain.scope import (
     settle,
     settled_first,
 )
-from linalign_integrations.langchain.structured import enforceable_tools, read_format, spelled_out
+from linalign_integrations.langchain.structured import read_format, spelled_out
 from linalign_integrations.langchain.tools import (
     Bindable,
     BoundLinAlign,
@@ -318,19 +318,22 @@ class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
         schemas: dict[str, dict[str, Any]] = {}
         if tools := call.get("tools"):
             call["tools"] = as_schemas(tools)
-            # What calls are checked against afterwards; grammars may hold less.
-            functions = [tool["function"] for tool in call["tools"] if "function" in tool]
-            schemas = {one["name"]: one.get("parameters") or {} for one in functions}
-            call["tools"] = enforceable_tools(call["tools"])
+            # What calls are checked against: a grammar may hold less.
+            functions = [tool.get("function", {}) for tool in call["tools"]]
+            schemas = {one.get("name", ""): one.get("parameters") or {} for one in functions}
         if form is not None and form.told is not None:
             told = tell_schema(told, form.told, after_tools=bool(tools))
         call["tool_choice"] = read_tool_choice(call.get("tool_choice"))
         # What has been used already where it is bound.
         call.pop("strict", None)
         count = self._said(call, "n") or 1
+        # A call that asks for alternatives is above a field that says no.
+        told_of = call.get("top_logprobs") is not None and call.get("logprobs") is None
         alternatives, logprobs = self._said(call, "top_logprobs"), self._said(call, "logprobs")
-        if logprobs is not None:
-            alternatives = (alternatives or 0) if logprobs else None
+        if logprobs:
+            alternatives = alternatives or 0
+        elif logprobs is False and not told_of:
+            alternatives = None
         user = call.pop("user", None)
         engine, request = self._request(call, stop=stop)
         if user is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import Runnable
@@ -13,6 +14,7 @@ from pydantic import PrivateAttr
 
 from linalign_integrations.adapter import Adapter, fingerprint
 from linalign_integrations.errors import InvalidArgument
+from linalign_integrations.langchain.bindings import Bound
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.scope import (
     CROWD,
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-    from langchain_core.language_models import LanguageModelInput
     from langchain_core.language_models.base import LangSmithParams
     from langchain_core.runnables import RunnableConfig
 
@@ -47,6 +48,15 @@ class LinAlignLLM(Adapter, BaseLLM):
     A prompt is one user turn of the model's chat template, or plain text to be continued where the
     model has none. Preferences are looked up as in ``ChatLinAlign``.
     """
+
+    def bind(self, **kwargs: Any) -> BoundLLM:
+        """The model with call arguments, which it keeps in every way to ask."""
+        return BoundLLM(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundLLM:
+        """The model under a configuration, which it keeps as well."""
+        merged: Any = {**(config or {}), **kwargs}
+        return BoundLLM(bound=self, config=merged, kwargs={})
 
     _settled: Preferences | None = PrivateAttr(default=None)
     _user: str | None = PrivateAttr(default=None)
@@ -72,13 +82,18 @@ class LinAlignLLM(Adapter, BaseLLM):
         self, preferences: Preferences, config: RunnableConfig | None, call: dict[str, Any]
     ) -> Self:
         said = {name: call.pop(name, None) for name in _CALL_FIELDS}
+        said["model"] = said["model"] or None
         refused = sorted(name for name in _TOOLS if call.get(name))
         if refused:
             raise InvalidArgument(
                 f"LinAlignLLM writes text and calls no tools, so that {', '.join(refused)} would "
                 "be in vain: use ChatLinAlign"
             )
-        copy = self._copy(**{name: value for name, value in said.items() if value is not None})
+        changes = {name: value for name, value in said.items() if value is not None}
+        if changes.get("model", self.model) != self.model:
+            # A revision is of one model, and trust is in one.
+            changes |= {"revision": None, "trust_remote_code": False}
+        copy = self._copy(**changes)
         copy._settled = preferences
         copy._user = named_user(config)
         copy._call = _key(call)
@@ -262,6 +277,10 @@ class LinAlignLLM(Adapter, BaseLLM):
                 if run_manager:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
+
+
+class BoundLLM(Bound[LanguageModelInput, str]):  # type: ignore[no-redef]
+    """A text model with arguments, which it keeps."""
 
 
 def _key(call: dict[str, Any]) -> str | None:

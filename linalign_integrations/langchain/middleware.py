@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from linalign_integrations.errors import InvalidArgument, MissingExtra, ProfileNotFound
+from linalign_integrations.langchain.bindings import unbound
 from linalign_integrations.langchain.chat import ChatLinAlign
-from linalign_integrations.langchain.tools import unbound
 from linalign_integrations.preferences import Preferences, Profiles, as_preferences, open_profiles
 
 try:
@@ -89,7 +89,7 @@ class PreferencesMiddleware(AgentMiddleware[Any, Any, Any]):
         return await handler(await asyncio.to_thread(self._settle, request))
 
     def _settle(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        model, bound, config = unbound(request.model, None)
+        model, bound, config = unbound(request.model)
         runtime = request.runtime
         if not isinstance(model, ChatLinAlign):
             raise InvalidArgument(
@@ -109,7 +109,7 @@ class PreferencesMiddleware(AgentMiddleware[Any, Any, Any]):
             profiles=_opened(profiles),
             house_rules=self._house_rules,
         )
-        # What is part of them by now must not be said once more on top.
+        # Arguments that are part of them by now are set to None, or they would be put on top again.
         names = request.model_settings.keys() | (bound.keys() - call.keys())
         settings = {name: call.get(name) for name in names}
         return request.override(model_settings={**settings, "preferences": preferences})

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic_core import from_json
 
-from linalign_integrations.errors import InvalidArgument, InvalidGrammar, MissingExtra
+from linalign_integrations.errors import InvalidArgument, InvalidGrammar
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.messages import FIRST_CALL
 
@@ -140,30 +140,6 @@ def grammar_for(schema: Mapping[str, Any], *, strict: bool = False) -> tuple[Gra
         name = schema.get("title", "the answer")
         warnings.warn(f"{name} is checked only after it was written: {fault}", stacklevel=4)
     return grammar, fault is not None
-
-
-def enforceable_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same tools as grammars can hold them; of what they leave out a warning says so.
-
-    Whoever asks with them has to check calls against the tools as they were.
-    """
-    return [_enforceable_tool(one) for one in tools]
-
-
-def _enforceable_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    function = tool.get("function", {})
-    try:
-        grammar, fault = _enforceable(json.dumps(function.get("parameters") or _ANY_OBJECT))
-    except (InvalidGrammar, MissingExtra, TypeError):
-        # The engine says what is wrong, if it matters for the way the tool is chosen.
-        return tool
-    if fault is None:
-        return tool
-    warnings.warn(
-        f"calls of {function['name']} are checked only after they were written: {fault}",
-        stacklevel=5,
-    )
-    return {**tool, "function": {**function, "parameters": json.loads(grammar.text)}}
 
 
 @lru_cache(maxsize=256)

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableBinding
-from langchain_core.runnables.config import ensure_config, merge_configs
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from linalign_integrations.errors import InvalidTools
+from linalign_integrations.langchain.bindings import Bound, Generates
 from linalign_integrations.langchain.errors import langchain_errors
-from linalign_integrations.langchain.scope import asettle, settle
 from linalign_integrations.langchain.structured import structured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import RunnableConfig
     from langchain_core.tools import BaseTool
 
     Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
@@ -50,7 +47,8 @@ class Askable(Runnable[LanguageModelInput, AIMessage]):
             tool_choice: ``"auto"`` (by default), ``"none"``, ``"any"``, ``"required"`` or True, or
                 the tool to call: its name, or OpenAI's or Anthropic's mapping with it.
             strict: as in ``convert_to_openai_tool``: whether objects have no properties but those
-                that their schemas name. Calls are kept valid by grammar either way.
+                that their schemas name. Calls are kept valid by grammar either way; what a grammar
+                cannot hold of a schema is checked afterwards, which a warning says.
             **kwargs: call arguments to bind as well, such as ``parallel_tool_calls``,
                 ``response_format`` or ``principles``.
 
@@ -68,6 +66,13 @@ class Askable(Runnable[LanguageModelInput, AIMessage]):
         if choice is not None:
             kwargs["tool_choice"] = choice
         return self.bind(tools=schemas, **kwargs)
+
+    def with_alisteners(self, **listeners: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """The same model, whose runs are told to asynchronous listeners."""
+        made: Any = super().with_alisteners(**listeners)
+        return BoundLinAlign(
+            bound=self, config_factories=made.config_factories, kwargs={}, config={}
+        )
 
     def with_structured_output(
         self,
@@ -119,67 +124,17 @@ class Bindable(Askable):
         return self.bind().with_types(**types)
 
 
-class BoundLinAlign(Askable, RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]
+class BoundLinAlign(Askable, Bound[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]
     """A model with arguments, which it keeps when it is given tools or a schema."""
 
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Serialised as itself: as LangChain's own binding it would lose what was bound."""
-        return cls.__module__.split(".")
 
-    def for_user(self, user_id: str) -> Self:
-        """A cheap copy that answers for one user, with the same arguments."""
-        bound: Any = self.bound
-        return self.model_copy(update={"bound": bound.for_user(user_id)})
-
-    # LangChain's own binding hands these four on to the model alone.
-    def generate(self, messages: Any, *args: Any, **kwargs: Any) -> LLMResult:
-        """Answers several conversations with the arguments bound here."""
-        model, bound, config = unbound(self, None)
-        call = {**bound, **kwargs}
-        settle(model, config, call)
-        answers: LLMResult = model.generate(messages, *args, **call)
-        return answers
-
-    async def agenerate(self, messages: Any, *args: Any, **kwargs: Any) -> LLMResult:
-        """``generate`` without blocking the event loop."""
-        model, bound, config = unbound(self, None)
-        call = {**bound, **kwargs}
-        await asettle(model, config, call)
-        answers: LLMResult = await model.agenerate(messages, *args, **call)
-        return answers
-
-    def generate_prompt(self, prompts: Any, *args: Any, **kwargs: Any) -> LLMResult:
-        """Answers several prompts with the arguments bound here."""
-        return self.generate([one.to_messages() for one in prompts], *args, **kwargs)
-
-    async def agenerate_prompt(self, prompts: Any, *args: Any, **kwargs: Any) -> LLMResult:
-        """``generate_prompt`` without blocking the event loop."""
-        return await self.agenerate([one.to_messages() for one in prompts], *args, **kwargs)
-
-
-class ConfigurableLinAlign(Bindable, RunnableConfigurableFields):  # type: ignore[type-arg]
+class ConfigurableLinAlign(Generates, Bindable, RunnableConfigurableFields):  # type: ignore[type-arg]
     """A model whose fields a configuration sets, also when it was given tools or a schema."""
 
     def for_user(self, user_id: str) -> Self:
         """A cheap copy that answers for one user, with the same fields to be set."""
         default: Any = self.default
         return self.model_copy(update={"default": default.for_user(user_id)})
-
-
-def unbound(
-    model: Any, config: RunnableConfig | None
-) -> tuple[Any, dict[str, Any], RunnableConfig]:
-    """The chat model itself, the arguments bound to it, and the configuration it is asked under."""
-    arguments: dict[str, Any] = {}
-    config = ensure_config(config)
-    while isinstance(model, (BoundLinAlign, ConfigurableLinAlign)):
-        if isinstance(model, BoundLinAlign):
-            arguments = {**model.kwargs, **arguments}
-            model, config = model.bound, merge_configs(model.config, config)
-        else:
-            model, config = model.prepare(config)
-    return model, arguments, config
 
 
 def as_schemas(tools: Sequence[Tool], *, strict: bool | None = None) -> list[dict[str, Any]]:

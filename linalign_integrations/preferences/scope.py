@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -23,8 +22,16 @@ if TYPE_CHECKING:
 
     from linalign_integrations.preferences.profiles import Profiles
 
-# What a configuration or context says of a call's preferences, or by whose profile they are found.
-_KEYS = ("principles", "preferences", "user_id")
+# What is read beside the user_id of a profile alone, where apps have keys of their own as well.
+_STRENGTH = ("ratio", "kl_budget", "plausibility")
+# Keys that can mean nothing else than what is spelt differently.
+_SLIPS = {
+    "principle": "principles",
+    "Principles": "principles",
+    "preference": "preferences",
+    "Preferences": "preferences",
+}
+_USER_SLIPS = dict.fromkeys(("userId", "userid", "userID", "UserId", "user-id"), "user_id")
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
 
@@ -132,9 +139,10 @@ def resolve(
 
     Args:
         call: what the call itself says.
-        config: LangChain's ``configurable`` or a like mapping. Beside ``principles``,
-            ``preferences`` or the ``user_id`` of a profile, ``ratio`` and the other fields are read
-            as well; alone they are none of ours.
+        config: LangChain's ``configurable`` or a like mapping. Beside ``principles``
+            or ``preferences``, ``ratio`` and the other fields are read as well, and ``ratio``,
+            ``kl_budget`` and ``plausibility`` beside the ``user_id`` whose profile is read; alone
+            they are none of ours.
         context: a runtime context with the same keys or attributes.
         own: the fields of the model object.
         user_id: the user the model object was made for.
@@ -179,10 +187,12 @@ def resolve(
 
     def levels() -> Iterator[Preferences | None]:
         yield call
-        named = False
+        named, first = False, named_user(config, context)
         for carrier in (config, context):
-            yield _said_by(carrier, by_name=profiles is not None)
             user = _read(carrier, "user_id")
+            of_profile = user is not None and profiles is not None
+            _refuse_slips(carrier, _SLIPS if profiles is None else _SLIPS | _USER_SLIPS)
+            yield _said_by(carrier, of_profile=of_profile and user == first)
             # Apps carry a user_id for purposes of their own: without a store it is none of ours.
             if user is not None and profiles is not None and not (named or says_principles()):
                 named = True
@@ -215,33 +225,29 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _said_by(carrier: object, *, by_name: bool) -> Preferences | None:
-    keys = _KEYS if by_name else _KEYS[:2]
-    said = [key for key in keys if _read(carrier, key) is not None]
-    names = carrier if isinstance(carrier, Mapping) else getattr(carrier, "__dict__", ())
-    for name in names:
-        if (meant := _meant(name)) in keys and meant not in said:
+def _said_by(carrier: object, *, of_profile: bool) -> Preferences | None:
+    """What a carrier says.
+
+    Args:
+        carrier: the configuration or context.
+        of_profile: whether it names the user whose profile is read, which it may then sharpen.
+    """
+    whole = as_preferences(_read(carrier, "preferences"))
+    fields: tuple[str, ...] = ()
+    if whole is not None or _read(carrier, "principles") is not None:
+        fields = tuple(Preferences.model_fields)
+    elif of_profile:
+        fields = _STRENGTH
+    return as_preferences(whole, **{name: _read(carrier, name) for name in fields})
+
+
+def _refuse_slips(carrier: object, slips: Mapping[str, str]) -> None:
+    for slip, meant in slips.items():
+        if _read(carrier, slip) is not None and _read(carrier, meant) is None:
             raise InvalidPreferences(
-                f"{name!r} in the configuration or context is read by nobody: did you mean "
+                f"{slip!r} in the configuration or context is read by nobody: did you mean "
                 f"{meant!r}?"
             )
-    if not said:
-        return None
-    return as_preferences(
-        as_preferences(_read(carrier, "preferences")),
-        **{name: _read(carrier, name) for name in Preferences.model_fields},
-    )
-
-
-@lru_cache(maxsize=4096)
-def _meant(name: object) -> str | None:
-    """The key that another one is a slip of the pen for."""
-    plain = "".join(filter(str.isalpha, str(name).lower()))
-    if name in _KEYS:
-        return None
-    if plain == "userid":
-        return "user_id"
-    return next(iter(get_close_matches(plain, _KEYS[:2], 1, 0.85)), None)
 
 
 def named_user(*carriers: object) -> str | None:
