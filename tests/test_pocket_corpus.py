@@ -22,7 +22,7 @@ from linalign_integrations.pocket.corpus import (
     is_held_out_pair,
     scenes,
 )
-from linalign_integrations.pocket.draws import Draws, is_held_out_name
+from linalign_integrations.pocket.draws import Draws, Split, is_held_out_name
 from linalign_integrations.pocket.judge import read
 from linalign_integrations.pocket.tokenizer import encode, train_tokenizer
 from linalign_integrations.pocket.toolbox import described, toolbox
@@ -314,12 +314,13 @@ def test_tools_are_described_as_llama_index_describes_them() -> None:
         assert get_react_tool_descriptions([made]) == [described(tool)]
 
 
-def test_names_come_in_other_scripts_and_words_do_not() -> None:
-    draws = Draws(random.Random(3), "train")
+@pytest.mark.parametrize(("split", "share"), [("train", 0.2), ("held_out", 0.06)])
+def test_names_come_in_other_scripts_and_words_do_not(split: Split, share: float) -> None:
+    draws = Draws(random.Random(3), split)
     names = [draws.name() for _ in range(2000)]
     others = [name for name in names if ord(name[0]) > ord("ɏ")]
-    assert 0.03 < len(others) / len(names) < 0.1
-    assert not any(map(is_held_out_name, others))
+    assert len(others) / len(names) == pytest.approx(share, abs=0.03)
+    assert {is_held_out_name(name) for name in others} == {split == "held_out"}
     assert all(ord(draws.word()[0]) < ord("ɏ") for _ in range(500))
 
 
