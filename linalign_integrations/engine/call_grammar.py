@@ -12,10 +12,9 @@ from linalign_integrations.engine.grammar import (
     CallGrammar,
     Grammar,
     check_schema,
-    find_unenforceable,
+    enforceable_part,
 )
 from linalign_integrations.prompts.formats import ID
-from linalign_integrations.prompts.schemas import loosen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,12 +145,4 @@ def _arguments(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _enforced(schema: str) -> tuple[dict[str, Any], str | None]:
-    """As much of a schema as can be enforced, and what is left out; None if nothing is.
-
-    One that cannot be enforced at all is left as it is, so that its use says why.
-    """
-    whole = json.loads(schema)
-    fault = find_unenforceable(whole)
-    if fault is None or find_unenforceable(looser := loosen(whole)) is not None:
-        return whole, None
-    return looser, fault
+    return enforceable_part(json.loads(schema))

@@ -488,13 +488,21 @@ def enforceable(schema: Mapping[str, Any]) -> tuple[Grammar, str | None]:
         InvalidGrammar: it is not a schema.
         MissingExtra: the extra ``grammar`` is not installed.
     """
-    closed = close_objects(schema)
-    if (fault := find_unenforceable(closed)) is None:
-        return Grammar.json_schema(closed), None
-    looser = loosen(closed)
+    part, fault = enforceable_part(close_objects(schema))
+    return Grammar.json_schema(part), fault
+
+
+def enforceable_part(schema: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """As much of a JSON schema as can be enforced, and what it leaves out; None if nothing.
+
+    One that cannot be enforced at all is left as it is, so that its use says why.
+    """
+    if (fault := find_unenforceable(schema)) is None:
+        return schema, None
+    looser = loosen(schema)
     if find_unenforceable(looser) is not None:
-        return Grammar.json_schema(closed), None
-    return Grammar.json_schema(looser), fault
+        return schema, None
+    return looser, fault
 
 
 def _matcher(vocabulary: _Vocabulary, grammar: Grammar, sources: list[dict[str, Any]]) -> LLMatcher:

@@ -31,7 +31,8 @@ _SLIPS = {
     "preference": "preferences",
     "Preferences": "preferences",
 }
-_USER_SLIPS = dict.fromkeys(("userId", "userid", "userID", "UserId", "user-id"), "user_id")
+# The same where there are profiles: without them a user is the app's own affair.
+_USER_SLIPS = _SLIPS | dict.fromkeys(("userId", "userid", "userID", "UserId", "user-id"), "user_id")
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
 
@@ -191,7 +192,7 @@ def resolve(
         for carrier in (config, context):
             user = _read(carrier, "user_id")
             of_profile = user is not None and profiles is not None
-            _refuse_slips(carrier, _SLIPS if profiles is None else _SLIPS | _USER_SLIPS)
+            _refuse_slips(carrier, _SLIPS if profiles is None else _USER_SLIPS)
             yield _said_by(carrier, of_profile=of_profile and user == first)
             # Apps carry a user_id for purposes of their own: without a store it is none of ours.
             if user is not None and profiles is not None and not (named or says_principles()):
