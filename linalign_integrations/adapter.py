@@ -175,6 +175,9 @@ class Adapter(BaseModel):
         return self._copy(user_id=user_id)
 
     def _copy(self, **changes: Any) -> Self:
+        if changes.get("model", self.model) != self.model:
+            # A revision is of one model, and trust is in one.
+            changes = {"revision": None, "trust_remote_code": False, **changes}
         copy = self.model_copy(update=changes)
         # A cached property of LangChain's that would carry the original's fields into cache keys.
         copy.__dict__.pop("_serialized", None)
@@ -188,15 +191,13 @@ class Adapter(BaseModel):
     def _engine(self, model: str | None = None) -> Engine:
         from linalign_integrations.engine import Engine
 
-        model = model or self.model
-        # A revision is of one model, and trust is in one.
-        own = model == self.model
+        asked = self._copy(model=model) if model else self
         return Engine.load(
-            model,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision if own else None,
-            trust_remote_code=self.trust_remote_code and own,
+            asked.model,
+            device=asked.device,
+            dtype=asked.dtype,
+            revision=asked.revision,
+            trust_remote_code=asked.trust_remote_code,
         )
 
     def _context_length(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -23,6 +24,7 @@ from linalign_integrations.pocket.card import RECORD
 from linalign_integrations.pocket.judge import read
 
 if TYPE_CHECKING:
+    from linalign_integrations.engine import Result
     from linalign_integrations.pocket.corpus import Scene
 
 # Bounds below lie some three standard errors under what the model's card says that it reaches.
@@ -44,16 +46,12 @@ def scenes(name: str, count: int = CASES) -> list[Scene]:
 
 def verdicts(engine: Engine, drawn: list[Scene], **fields: object) -> list[measure.Verdict]:
     """What is right with the engine's answers, under the scenes' principles unless told else."""
-    found = []
-    for seed, scene in enumerate(drawn):
-        answer = engine.generate(
-            scene.messages(told=False, answered=False),
-            preferences=Preferences(**{"principles": scene.principles, **fields}),
-            sampling=SamplingParams(seed=seed, max_tokens=measure.LONGEST),
-            tools=scene.tools,
-        )
-        found.append(measure.verdict(scene, measure.Answer.of(answer)))
-    return found
+    stated = [Preferences(**{"principles": scene.principles, **fields}) for scene in drawn]
+    asked = zip(drawn, stated, range(len(drawn)), strict=True)
+    answers = map(
+        measure.Answer.of, asyncio.run(measure.answer_all(engine, asked, lambda done: None))
+    )
+    return list(map(measure.verdict, drawn, answers))
 
 
 def followed(found: list[measure.Verdict]) -> float:
@@ -99,7 +97,7 @@ def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
     tokenizer = AutoTokenizer.from_pretrained(weights())
     for name, least in (("tool calls", 0.6), ("no tool fits", 0.85), ("no tool needed", 0.9)):
         right = []
-        for scene in scenes(name, CASES // 2):
+        for scene in scenes(name, CASES // 4):
             prompt = tokenizer.apply_chat_template(
                 scene.messages(answered=False),
                 tools=scene.tools,
@@ -113,17 +111,16 @@ def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
 
 
 def test_a_negative_weight_steers_away(engine: Engine) -> None:
-    def pirates(weight: float) -> int:
+    async def ask(weight: float) -> list[Result]:
         preferences = Preferences(principles=[Principle(PIRATE, weight)])
-        answers = [
-            engine.generate(
-                QUESTION,
-                preferences=preferences,
-                sampling=SamplingParams(seed=seed, max_tokens=80),
-            ).text
-            for seed in range(30)
-        ]
-        return sum(read(answer).shows("dialect", "pirate") for answer in answers)
+        sampled = [SamplingParams(seed=seed, max_tokens=80) for seed in range(30)]
+        return await asyncio.gather(
+            *(engine.agenerate(QUESTION, preferences=preferences, sampling=one) for one in sampled)
+        )
+
+    def pirates(weight: float) -> int:
+        answers = asyncio.run(ask(weight))
+        return sum(read(answer.text).shows("dialect", "pirate") for answer in answers)
 
     assert pirates(1.0) > 24
     assert pirates(-1.0) <= 1

@@ -89,11 +89,7 @@ class LinAlignLLM(Adapter, BaseLLM):
                 f"LinAlignLLM writes text and calls no tools, so that {', '.join(refused)} would "
                 "be in vain: use ChatLinAlign"
             )
-        changes = {name: value for name, value in said.items() if value is not None}
-        if changes.get("model", self.model) != self.model:
-            # A revision is of one model, and trust is in one.
-            changes |= {"revision": None, "trust_remote_code": False}
-        copy = self._copy(**changes)
+        copy = self._copy(**{name: value for name, value in said.items() if value is not None})
         copy._settled = preferences
         copy._user = named_user(config)
         copy._call = _key(call)
