@@ -7,7 +7,9 @@ import copy
 import functools
 import gc
 import operator
+import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -741,6 +743,48 @@ def test_a_grammar_that_fails_ends_one_answer_only(part: str, value: Any, number
     )
     words = "at a loss" if isinstance(value, Exception) else None
     assert_untouched(watched, engine, failing(engine, poor, words))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_off_answers_for_itself() -> None:
+    watched = Watched()
+    engine = watched.engine()
+    ask = NEIGHBOURS[1]
+    expected = said(engine, ask)
+    stream = engine.stream(**ask.terms())
+    first = next(stream)
+    with watched.held():
+        until(lambda: watched.stands)
+        if (child := os.fork()) == 0:
+            wrong = 1
+            try:
+                signal.alarm(int(DEADLINE))
+                watched._may_go.set()
+                with pytest.raises(GenerationFailed, match="forked"):
+                    list(stream)
+                wrong = int(said(engine, ask) != expected or engine._scheduler._closed)
+            finally:
+                os._exit(wrong)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert "".join(one.text for one in (first, *stream)) == "".join(one[0] for one in expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_off_writes_in_rows_of_its_own() -> None:
+    with torch.inference_mode():
+        held = rows.Rows(model("llama"), max_positions=64)
+        held.add(1)
+        held.forward([[1, 2, 3]])
+        held.extend([[1, 2, 3]])
+        before = held.read(0)
+        if (child := os.fork()) == 0:
+            held.drop(1)
+            os._exit(0)
+        os.waitpid(child, 0)
+        after = held.read(0)
+    for one, other in zip(chain(*before), chain(*after), strict=True):
+        assert one.any()
+        assert torch.equal(one, other)
 
 
 def test_whoever_forgets_or_closes_an_answer_disturbs_nobody() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import mmap
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -286,19 +287,25 @@ def _together(tensors: Sequence[Tensor]) -> list[Tensor]:
     soon held as much memory between them as in them.
     """
     sizes = [one.numel() for one in tensors]
-    pieces = torch.split(_zeros(tensors[0], (sum(sizes),)), sizes)
+    pieces = torch.split(_zeros(tensors[0], (sum(sizes),), at_once=True), sizes)
     return [piece.view(one.shape).copy_(one) for piece, one in zip(pieces, tensors, strict=True)]
 
 
-def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _zeros(like: Tensor, shape: tuple[int, ...], *, at_once: bool = False) -> Tensor:
+    """Zeros of the same kind, all of which may be about to be written ``at_once``."""
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     # Asked this way, the system hands out zeroed pages as they are first used; torch would write
     # them all now, while everybody waits. Small pages, since of a large one most would be zeroed
-    # for positions that nobody has yet.
-    held = mmap.mmap(-1, max(1, math.prod(shape) * like.element_size()))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        held.madvise(mmap.MADV_NOHUGEPAGE)
+    # for positions that nobody has yet. Private ones, which a process that is forked off copies
+    # before it writes, and which come faster than shared ones.
+    size = max(1, math.prod(shape) * like.element_size())
+    if sys.platform == "win32":
+        held = mmap.mmap(-1, size)
+    else:
+        held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        held.madvise(mmap.MADV_HUGEPAGE if at_once else mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(held, dtype=torch.uint8).view(like.dtype).view(shape)
 
 

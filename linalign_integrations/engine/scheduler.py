@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -157,6 +158,14 @@ class Scheduler:
                 self._new_rows = _no_rows
                 self._rows.release()
                 self._prefixes.clear()
+
+    def begin_anew(self) -> None:
+        """For a process that was forked off: the thread, and all that it ran, are its parent's."""
+        # Whoever held the lock, or was changing what is kept, is not in this process.
+        self._lock, self._thread = threading.Lock(), None
+        self._prefixes.clear()
+        with self._lock:
+            self._end_all(_closed if self._closed else _forked)
 
     def _require_capacity(self, request: Request) -> None:
         if request.rows > self._max_rows:
@@ -454,16 +463,16 @@ class Scheduler:
         if keep:
             self._keep(request)
         self._readings.pop(request, None)
+        # The last one with as many rows takes its place, so that few have to close up.
         at = self._seated.index(request)
-        behind = self._seated[at + 1 :]
-        if behind and behind[-1].rows == request.rows:
-            # One request moves instead of all that are behind.
-            mover = self._seated[at] = self._seated.pop()
+        alike = (place for place, one in enumerate(self._seated) if one.rows == request.rows)
+        last = max(alike)
+        mover = self._seated.pop(last)
+        if mover is not request:
+            self._seated[at] = mover
             self._move(mover, request.first)
-        else:
-            del self._seated[at]
-            for one in behind:
-                self._move(one, one.first - request.rows)
+        for one in self._seated[last:]:
+            self._move(one, one.first - request.rows)
         self._rows.drop(request.rows)
 
     def _move(self, request: Request, first: int) -> None:
@@ -508,6 +517,10 @@ def _closed() -> EngineClosed:
     return EngineClosed("the engine was closed: call Engine.load again")
 
 
+def _forked() -> GenerationFailed:
+    return GenerationFailed("the process was forked while it answered: ask again in this one")
+
+
 def _loop_failure(error: BaseException) -> GenerationFailed:
     failure = GenerationFailed(f"the engine's loop failed: {error!r}; ask again")
     failure.__cause__ = error
@@ -541,3 +554,12 @@ def _close_all() -> None:
     """Lets no thread run into an interpreter that is being taken apart."""
     for scheduler in list(_alive):
         scheduler.close(timeout=10.0)
+
+
+def _after_fork() -> None:
+    for scheduler in list(_alive):
+        scheduler.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
