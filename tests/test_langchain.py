@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import json
 import pickle
 import threading
@@ -11,7 +12,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -65,7 +66,9 @@ from linalign_integrations.errors import (
 )
 from linalign_integrations.langchain import ChatLinAlign, LinAlignLLM
 from linalign_integrations.langchain.bindings import unbound
+from linalign_integrations.langchain.llm import BoundLLM
 from linalign_integrations.langchain.messages import Answer, as_dicts
+from linalign_integrations.langchain.tools import BoundLinAlign
 from linalign_integrations.preferences import Profiles, resolve
 
 if TYPE_CHECKING:
@@ -429,6 +432,37 @@ def test_retries_and_fallbacks_keep_the_preferences(make: Callable, folder: Path
     assert text(bound.invoke("Hi")) == bare_answer(folder, [BOB])
 
 
+def test_fallbacks_hand_on_tools_and_users(make: Callable, folder: Path) -> None:
+    store = open_profiles("memory://fallbacks")
+    store.put("bob", [BOB])
+    broken, whole = make(model="./no-such-folder", profiles=store), make(profiles=store)
+    for first in (broken, broken.bind(top_k=None)):
+        assert text(first.with_fallbacks([whole]).for_user("bob").invoke("Hi")) == bare_answer(
+            folder, [BOB]
+        )
+    if isinstance(whole, ChatLinAlign):
+        model = broken.with_fallbacks([whole]).bind_tools(
+            [weather], tool_choice="any", max_tokens=99
+        )
+        answer = model.invoke("Hi")
+        assert answer.tool_calls or answer.invalid_tool_calls
+
+
+@pytest.mark.parametrize("model", [ChatLinAlign, LinAlignLLM, BoundLinAlign, BoundLLM])
+def test_the_types_of_public_methods_can_be_read(model: type) -> None:
+    methods = [getattr(one, "__func__", one) for _, one in inspect.getmembers(model, callable)]
+    own = [
+        one
+        for one in methods
+        if inspect.isfunction(one)
+        and one.__module__.startswith("linalign_integrations")
+        and not one.__name__.startswith("_")
+    ]
+    assert len(own) > 3
+    for one in own:
+        get_type_hints(one)
+
+
 def test_a_model_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LINALIGN_MODEL", raising=False)
     with pytest.raises(ModelNotFound, match="model= or set LINALIGN_MODEL"):
@@ -663,6 +697,29 @@ def test_bad_requests_for_structure_are_refused(chat: ChatLinAlign) -> None:
     ):
         with pytest.raises(InvalidArgument):
             refused()
+
+
+class PairV1(BaseModelV1):
+    """A pair."""
+
+    pair: tuple[int, str]
+
+
+class PairDict(TypedDict):
+    """A pair."""
+
+    pair: Annotated[tuple[int, str], ..., "both"]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [PairV1, PairDict])
+def test_the_items_of_a_tuple_may_be_listed_as_in_earlier_drafts(
+    chat: ChatLinAlign, schema: type, method: Any
+) -> None:
+    model = chat.with_structured_output(schema, method=method, strict=True)
+    answer = model.invoke("Hi", max_tokens=99)
+    number, word = answer["pair"] if isinstance(answer, dict) else answer.pair
+    assert (type(number), type(word)) == (int, str)
 
 
 def test_a_response_format_holds_beside_tools(chat: ChatLinAlign) -> None:

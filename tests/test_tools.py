@@ -474,6 +474,12 @@ def test_json_closes_before_the_tokens_run_out(most: int) -> None:
         {"type": "integer", "multipleOf": 7, "minimum": 3},
         {"type": "array", "items": {"type": "boolean"}, "minItems": 3},
         {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
+        {"type": "array", "items": [{"type": "integer"}, {"type": "string"}], "minItems": 2},
+        {
+            "type": "object",
+            "properties": {"a": {"type": "number"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
     ],
     ids=str,
 )

@@ -61,8 +61,9 @@ _LONGEST_ENDING = 256
 # the shortest values, then what fills numbers and strings that cannot end yet, then openings.
 _CLOSE_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"')
 _CLOSE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "true", "false", '""')
-_FILL = tuple("01a@.:/-x23456789bc")
-_OPEN = tuple('"ntf[{,')
+# The comma fills first: a number that is being written could go on for ever.
+_FILL = tuple(",01a@.:/-x23456789bc")
+_OPEN = tuple('"ntf[{')
 _UNFORCED = '\n%llguidance {"no_forcing": true}'
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
 
+from langchain_core.callbacks import Callbacks
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.runnables import RunnableBinding
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.runnables.utils import Input, Output
 
 from linalign_integrations.errors import InvalidArgument
 from linalign_integrations.preferences import Preferences, Principle
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-
-    from langchain_core.callbacks import Callbacks
-    from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import RunnableConfig
 
 
 def unbound(model: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
@@ -105,7 +101,7 @@ class Bound(Generates, RunnableBinding[Input, Output]):  # type: ignore[no-redef
         """Arguments that have to be written in plain values."""
         return {"kwargs": _plain(self.kwargs)}
 
-    def for_user(self, user_id: str) -> Self:
+    def for_user(self, user_id: str) -> Bound[Input, Output]:
         """A cheap copy that answers for one user, with the same arguments."""
         bound: Any = self.bound
         return self.model_copy(update={"bound": bound.for_user(user_id)})

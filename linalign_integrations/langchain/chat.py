@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.load import dumpd
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor
+from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from linalign_integrations.adapter import Adapter, fingerprint
@@ -35,16 +42,6 @@ from linalign_integrations.langchain.tools import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-
-    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-    from langchain_core.language_models import LanguageModelInput, ModelProfile
-    from langchain_core.language_models.base import LangSmithParams
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-    from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import RunnableConfig
-    from langchain_core.runnables.utils import AnyConfigurableField
-
     from linalign_integrations.engine import Engine, Result
     from linalign_integrations.engine.generation import AsyncGeneration, Generation
     from linalign_integrations.langchain.structured import Format
@@ -87,6 +84,11 @@ class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
     def _identity(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _Counts.model_fields}
         return {**super()._identity(), **own}
+
+    def for_user(self, user_id: str) -> ChatLinAlign:
+        """A cheap copy that answers for one user; behind ``with_fallbacks`` all of them do."""
+        # Not ``Self``: LangChain's fallbacks ask by this type whether a model comes back.
+        return super().for_user(user_id)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundLinAlign:
         """The model under a configuration, which it keeps as well."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 from pydantic import PrivateAttr
 
@@ -28,12 +31,6 @@ from linalign_integrations.langchain.scope import (
 from linalign_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-
-    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-    from langchain_core.language_models.base import LangSmithParams
-    from langchain_core.runnables import RunnableConfig
-
     from linalign_integrations.engine import Engine, Piece, Result, Usage
 
 _CALL_FIELDS = ("model", "temperature", "top_p", "top_k", "seed", "max_tokens")
@@ -52,6 +49,11 @@ class LinAlignLLM(Adapter, BaseLLM):
     def bind(self, **kwargs: Any) -> BoundLLM:
         """The model with call arguments, which it keeps in every way to ask."""
         return BoundLLM(bound=self, kwargs=kwargs, config={})
+
+    def for_user(self, user_id: str) -> LinAlignLLM:
+        """A cheap copy that answers for one user; behind ``with_fallbacks`` all of them do."""
+        # Not ``Self``: LangChain's fallbacks ask by this type whether a model comes back.
+        return super().for_user(user_id)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundLLM:
         """The model under a configuration, which it keeps as well."""

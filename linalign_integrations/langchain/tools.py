@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from linalign_integrations.errors import InvalidTools
@@ -16,13 +17,8 @@ from linalign_integrations.langchain.bindings import Bound, Generates
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.langchain.structured import structured
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from langchain_core.tools import BaseTool
-
-    Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
-    Chosen = str | bool | dict[str, Any]
+Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+Chosen = str | bool | dict[str, Any]
 
 
 class Askable(Runnable[LanguageModelInput, AIMessage]):
@@ -131,7 +127,7 @@ class BoundLinAlign(Askable, Bound[LanguageModelInput, AIMessage]):  # type: ign
 class ConfigurableLinAlign(Generates, Bindable, RunnableConfigurableFields):  # type: ignore[type-arg]
     """A model whose fields a configuration sets, also when it was given tools or a schema."""
 
-    def for_user(self, user_id: str) -> Self:
+    def for_user(self, user_id: str) -> ConfigurableLinAlign:
         """A cheap copy that answers for one user, with the same fields to be set."""
         default: Any = self.default
         return self.model_copy(update={"default": default.for_user(user_id)})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft201909Validator, Draft202012Validator
 from jsonschema.exceptions import UnknownType, best_match
 from jsonschema.validators import validator_for
 from referencing import Registry
@@ -123,6 +123,9 @@ def find_fault(value: Any, schema: Schema) -> str | None:
     if schema is True:
         return None
     draft = validator_for(schema, default=Draft202012Validator)
+    # Earlier drafts list the items of a tuple there, and so do pydantic 1 and LangChain still.
+    if any(isinstance(part.get("items"), list) for part in parts(schema)):
+        draft = Draft201909Validator if draft is Draft202012Validator else draft
     try:
         error = best_match(draft(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
