@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -35,6 +35,13 @@ _PREFERENCE_FIELDS = tuple(Preferences.model_fields)
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
 # What a call may ask of the engine beside preferences and sampling.
 _CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "grammar", "timeout")
+# Other classes' names of fields that are here too.
+_ELSEWHERE = {
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "request_timeout": "timeout",
+    "stop_sequences": "stop",
+}
 # LangChain's own flag to stream inside generate.
 _HARMLESS = ("stream",)
 
@@ -58,6 +65,9 @@ class Adapter(BaseModel):
         InvalidPreferences: principles, ratio or budget lie outside their range.
         InvalidSampling: a sampling field lies outside its range.
     """
+
+    # Beside preferences and sampling.
+    _takes: ClassVar[tuple[str, ...]] = _CALL_ARGUMENTS
 
     model: str = Field(
         default="",
@@ -114,7 +124,7 @@ class Adapter(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise _own_error(error) or error from None
+            raise _own_error(error, type(self)) or error from None
 
     @model_validator(mode="before")
     @classmethod
@@ -128,8 +138,10 @@ class Adapter(BaseModel):
                 raise _not_preferences(whole)
             read |= {name: getattr(whole, name) for name in whole.model_fields_set - read.keys()}
         for name in read.keys() - cls.model_fields.keys():
-            # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those.
-            if meant := get_close_matches(name, cls.model_fields, 1, 0.8):
+            # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those,
+            # nor what other classes call a field.
+            meant = get_close_matches(_ELSEWHERE.get(name, name), cls.model_fields, 1, 0.8)
+            if meant and read[name] is not None:
                 raise InvalidArgument(
                     f"{cls.__name__} has no field {name!r}: did you mean {meant[0]!r}?"
                 )
@@ -283,13 +295,15 @@ class Adapter(BaseModel):
             raise InvalidArgument(
                 f"{type(self).__name__} does not understand {', '.join(left)}; it takes "
                 f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS))}, "
-                f"{', '.join((*_CALL_ARGUMENTS, 'model'))}"
+                f"{', '.join((*self._takes, 'model'))}"
             )
         return self._engine(model), request
 
 
-def _own_error(error: ValidationError) -> LinAlignError | None:
+def _own_error(error: ValidationError, cls: type[Adapter]) -> LinAlignError | None:
     """This package's error for a refused field; None where the field is the framework's."""
+    ours = [one for one in cls.__mro__ if one.__module__.startswith("linalign_integrations")]
+    own = {field for one in ours for field in vars(one).get("__annotations__", ())}
     for item in error.errors():
         reason = item.get("ctx", {}).get("error")
         if isinstance(reason, LinAlignError):
@@ -299,7 +313,7 @@ def _own_error(error: ValidationError) -> LinAlignError | None:
             return InvalidPreferences(describe(error))
         if field in _SAMPLING_FIELDS:
             return InvalidSampling(describe(error))
-        if field in Adapter.model_fields:
+        if field in own:
             return InvalidArgument(describe(error))
     return None
 

@@ -1280,11 +1280,44 @@ def test_a_bound_model_comes_back_with_what_was_bound(folder: Path) -> None:
         assert generations(again) == {bare_answer(folder, [ANN])}
 
 
+@pytest.mark.parametrize(
+    ("said", "error", "told"),
+    [
+        ({"timeout": "soon"}, InvalidArgument, "number of seconds"),
+        ({"grammar": "x"}, InvalidGrammar, "takes a Grammar"),
+        ({"stop": 5}, InvalidSampling, "stop"),
+        ({"colour": "red"}, InvalidArgument, "it takes .*grammar"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(
+    make: Callable, said: dict[str, Any], error: type, told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        make().invoke("Hi", **said)
+
+
+def test_a_class_tells_its_own_arguments_and_fields(folder: Path) -> None:
+    with pytest.raises(InvalidArgument, match="response_format"):
+        ChatLinAlign(model=str(folder)).invoke("Hi", colour="red")
+    with pytest.raises(InvalidArgument) as told:
+        LinAlignLLM(model=str(folder)).invoke("Hi", colour="red")
+    assert "tools" not in str(told.value)
+    with pytest.raises(InvalidArgument, match=r"^n: "):
+        ChatLinAlign(model=str(folder), n=0)
+    with pytest.raises(InvalidArgument, match="did you mean 'max_tokens'"):
+        ChatLinAlign(model=str(folder), max_completion_tokens=5)
+    with pytest.raises(InvalidTools, match="list of tools"):
+        ChatLinAlign(model=str(folder)).invoke("Hi", tools=5)
+
+
 def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable) -> None:
     model = make(profiles=open_profiles("memory://slips"))
     for key, meant in (
         ("principle", "principles"),
         ("Principles", "principles"),
+        ("princples", "principles"),
+        ("principels", "principles"),
+        ("user_ID", "user_id"),
         ("preference", "preferences"),
         ("userId", "user_id"),
         ("user-id", "user_id"),

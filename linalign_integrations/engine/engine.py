@@ -422,6 +422,11 @@ class Engine:
             raise EngineClosed(
                 f"the engine of {self.model_id!r} was closed: call Engine.load again"
             )
+        if not (grammar is None or isinstance(grammar, Grammar) or hasattr(grammar, "advance")):
+            raise InvalidGrammar(
+                "grammar= takes a Grammar, such as Grammar.json_schema(...), or a Constraint, not "
+                f"{type(grammar).__name__}"
+            )
         return _Asked(
             normalise_messages(messages),
             *_values(preferences, sampling),

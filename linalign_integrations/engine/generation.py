@@ -24,7 +24,8 @@ class _Waiting:
     _request: Request | None = None
 
     def __init__(self, scheduler: Scheduler, timeout: float | None) -> None:
-        if timeout is not None and not 0 < timeout < math.inf:
+        is_number = isinstance(timeout, (int, float))
+        if timeout is not None and not (is_number and 0 < timeout < math.inf):
             raise InvalidArgument(
                 f"timeout= is a number of seconds above 0, or None for no limit, not {timeout!r}"
             )

@@ -58,6 +58,8 @@ class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
     profile of its ``user_id``, ``use_preferences``, then this object's own fields.
     """
 
+    _takes = (*Adapter._takes, "n", "logprobs", "top_logprobs", "response_format", "user")
+
     streaming: bool = Field(default=False, description="Whether invoke streams to callbacks.")
     n: int = Field(default=1, ge=1, le=64, description="Answers that generate gives per prompt.")
     logprobs: bool | None = Field(
@@ -252,7 +254,8 @@ class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "linalign"
         params["ls_model_name"] = kwargs.get("model") or self.model
-        if stops := stop or self.stop:
+        # What is no list of texts is refused once the call is looked at.
+        if isinstance(stops := stop or self.stop, (list, tuple)):
             params["ls_stop"] = list(stops)
         return params
 

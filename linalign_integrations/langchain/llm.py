@@ -46,6 +46,8 @@ class LinAlignLLM(Adapter, BaseLLM):
     model has none. Preferences are looked up as in ``ChatLinAlign``.
     """
 
+    _takes = ("grammar", "timeout")
+
     def bind(self, **kwargs: Any) -> BoundLLM:
         """The model with call arguments, which it keeps in every way to ask."""
         return BoundLLM(bound=self, kwargs=kwargs, config={})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from langchain_core.language_models import LanguageModelInput
@@ -139,6 +139,8 @@ def as_schemas(tools: Sequence[Tool], *, strict: bool | None = None) -> list[dic
     Raises:
         InvalidTools: one is nothing that can be read as a tool.
     """
+    if not isinstance(tools, Iterable):
+        raise InvalidTools(f"tools= takes a list of tools, not {type(tools).__name__}")
     schemas = []
     for tool in tools:
         try:

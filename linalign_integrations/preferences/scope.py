@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,15 +25,9 @@ if TYPE_CHECKING:
 
 # What is read beside the user_id of a profile alone, where apps have keys of their own as well.
 _STRENGTH = ("ratio", "kl_budget", "plausibility")
-# Keys that can mean nothing else than what is spelt differently.
-_SLIPS = {
-    "principle": "principles",
-    "Principles": "principles",
-    "preference": "preferences",
-    "Preferences": "preferences",
-}
-# The same where there are profiles: without them a user is the app's own affair.
-_USER_SLIPS = _SLIPS | dict.fromkeys(("userId", "userid", "userID", "UserId", "user-id"), "user_id")
+# What may be misspelt, and what looks like it but is a word of its own.
+_WORDS = ("principles", "preferences")
+_OTHER_WORDS = {"principal", "principals", "references"}
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
 
@@ -192,7 +187,7 @@ def resolve(
         for carrier in (config, context):
             user = _read(carrier, "user_id")
             of_profile = user is not None and profiles is not None
-            _refuse_slips(carrier, _SLIPS if profiles is None else _USER_SLIPS)
+            _refuse_slips(carrier, users=profiles is not None)
             yield _said_by(carrier, of_profile=of_profile and user == first)
             # Apps carry a user_id for purposes of their own: without a store it is none of ours.
             if user is not None and profiles is not None and not (named or says_principles()):
@@ -242,13 +237,30 @@ def _said_by(carrier: object, *, of_profile: bool) -> Preferences | None:
     return as_preferences(whole, **{name: _read(carrier, name) for name in fields})
 
 
-def _refuse_slips(carrier: object, slips: Mapping[str, str]) -> None:
-    for slip, meant in slips.items():
-        if _read(carrier, slip) is not None and _read(carrier, meant) is None:
+def _refuse_slips(carrier: object, *, users: bool) -> None:
+    """Refuses misspelt keys; of the user's only where there are ``users`` of ours to mean."""
+    said = carrier if isinstance(carrier, Mapping) else getattr(carrier, "__dict__", {})
+    for key, value in said.items():
+        meant = _slip(key) if isinstance(key, str) and value is not None else None
+        if meant is None or (meant == "user_id" and not users):
+            continue
+        if _read(carrier, meant) is None:
             raise InvalidPreferences(
-                f"{slip!r} in the configuration or context is read by nobody: did you mean "
+                f"{key!r} in the configuration or context is read by nobody: did you mean "
                 f"{meant!r}?"
             )
+
+
+@lru_cache(maxsize=1024)
+def _slip(key: str) -> str | None:
+    """What a key must be a misspelling of; None where it may mean something else."""
+    plain = key.lower().replace("-", "_")
+    if key in (*_WORDS, "user_id") or plain in _OTHER_WORDS:
+        return None
+    if plain.replace("_", "") == "userid":
+        return "user_id"
+    close = get_close_matches(plain, _WORDS, 1, 0.9)
+    return close[0] if close else None
 
 
 def named_user(*carriers: object) -> str | None:
