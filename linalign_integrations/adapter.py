@@ -140,8 +140,7 @@ class Adapter(BaseModel):
         for name in read.keys() - cls.model_fields.keys():
             # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those,
             # nor what other classes call a field.
-            meant = get_close_matches(_ELSEWHERE.get(name, name), cls.model_fields, 1, 0.8)
-            if meant and read[name] is not None:
+            if meant := get_close_matches(_ELSEWHERE.get(name, name), cls.model_fields, 1, 0.8):
                 raise InvalidArgument(
                     f"{cls.__name__} has no field {name!r}: did you mean {meant[0]!r}?"
                 )

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -1324,6 +1325,9 @@ def test_a_misspelt_key_of_a_configuration_is_refused(make: Callable) -> None:
     ):
         with pytest.raises(InvalidPreferences, match=f"did you mean '{meant}'"):
             model.invoke("Hi", {"configurable": {key: "ann"}})
+    slotted = make_dataclass("Slotted", [("princples", list)], slots=True)(["x"])
+    with pytest.raises(InvalidPreferences, match="did you mean 'principles'"):
+        resolve(context=slotted)
     for key in ("thread_id", "principal", "principals", "references", "user", "preferences_v2"):
         model.invoke("Hi", {"configurable": {key: "ann", "principle": None}})
     # Without profiles a user is whatever the app makes of one.

@@ -97,7 +97,7 @@ def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
     tokenizer = AutoTokenizer.from_pretrained(weights())
     for name, least in (("tool calls", 0.6), ("no tool fits", 0.85), ("no tool needed", 0.9)):
         right = []
-        for scene in scenes(name, CASES // 4):
+        for scene in scenes(name, CASES // 2):
             prompt = tokenizer.apply_chat_template(
                 scene.messages(answered=False),
                 tools=scene.tools,

@@ -239,12 +239,13 @@ def _said_by(carrier: object, *, of_profile: bool) -> Preferences | None:
 
 def _refuse_slips(carrier: object, *, users: bool) -> None:
     """Refuses misspelt keys; of the user's only where there are ``users`` of ours to mean."""
-    said = carrier if isinstance(carrier, Mapping) else getattr(carrier, "__dict__", {})
-    for key, value in said.items():
-        meant = _slip(key) if isinstance(key, str) and value is not None else None
+    if carrier is None:
+        return
+    for key in carrier if isinstance(carrier, Mapping) else dir(carrier):
+        meant = _slip(key) if isinstance(key, str) else None
         if meant is None or (meant == "user_id" and not users):
             continue
-        if _read(carrier, meant) is None:
+        if _read(carrier, key) is not None and _read(carrier, meant) is None:
             raise InvalidPreferences(
                 f"{key!r} in the configuration or context is read by nobody: did you mean "
                 f"{meant!r}?"

@@ -123,9 +123,10 @@ def find_fault(value: Any, schema: Schema) -> str | None:
     if schema is True:
         return None
     draft = validator_for(schema, default=Draft202012Validator)
+    listed = (isinstance(part.get("items"), list) for part in parts(schema))
     # Earlier drafts list the items of a tuple there, and so do pydantic 1 and LangChain still.
-    if any(isinstance(part.get("items"), list) for part in parts(schema)):
-        draft = Draft201909Validator if draft is Draft202012Validator else draft
+    if draft is Draft202012Validator and any(listed):
+        draft = Draft201909Validator
     try:
         error = best_match(draft(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
