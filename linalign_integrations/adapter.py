@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,6 +26,7 @@ from linalign_integrations.preferences import (
     open_profiles,
     resolve,
 )
+from linalign_integrations.preferences.records import label_of
 from linalign_integrations.preferences.scope import OnProfile
 
 if TYPE_CHECKING:
@@ -37,10 +38,15 @@ _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop
 _CALL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "grammar", "timeout")
 # Other classes' names of fields that are here too.
 _ELSEWHERE = {
+    "device_map": "device",
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",
+    "model_id": "model",
+    "model_name": "model",
     "request_timeout": "timeout",
     "stop_sequences": "stop",
+    "torch_dtype": "dtype",
+    "user": "user_id",
 }
 # LangChain's own flag to stream inside generate.
 _HARMLESS = ("stream",)
@@ -140,9 +146,9 @@ class Adapter(BaseModel):
         for name in read.keys() - cls.model_fields.keys():
             # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those,
             # nor what other classes call a field.
-            if meant := get_close_matches(_ELSEWHERE.get(name, name), cls.model_fields, 1, 0.8):
+            if meant := _meant(name, cls.model_fields):
                 raise InvalidArgument(
-                    f"{cls.__name__} has no field {name!r}: did you mean {meant[0]!r}?"
+                    f"{cls.__name__} has no field {name!r}: did you mean {meant!r}?"
                 )
         if isinstance(read.get("stop"), str):
             read["stop"] = (read["stop"],)
@@ -176,8 +182,10 @@ class Adapter(BaseModel):
         ``cache_seconds`` of ``open_profiles`` if another process makes it.
 
         Raises:
+            InvalidArgument: ``user_id`` is not text, empty, or too long.
             ProfileNotFound: this object has no profile store.
         """
+        label_of(user_id, "user_id")
         if self.profiles is None:
             raise ProfileNotFound(
                 f"for_user({user_id!r}) needs a profile store: pass profiles= to "
@@ -289,14 +297,26 @@ class Adapter(BaseModel):
             if (value := call.pop(name, None)) is not None:
                 request[name] = value
         model = call.pop("model", None)
-        left = sorted(name for name, value in call.items() if value and name not in _HARMLESS)
+        known = (*_PREFERENCE_FIELDS, "preferences", *_SAMPLING_FIELDS, *self._takes, "model")
+        # Frameworks turn off by a falsy value what is not there; a slip of the pen is refused.
+        left = sorted(
+            name
+            for name, value in call.items()
+            if name not in _HARMLESS and (value or (value is not None and _meant(name, known)))
+        )
         if left:
             raise InvalidArgument(
                 f"{type(self).__name__} does not understand {', '.join(left)}; it takes "
-                f"{', '.join((*_PREFERENCE_FIELDS, 'preferences', *_SAMPLING_FIELDS))}, "
-                f"{', '.join((*self._takes, 'model'))}"
+                f"{', '.join(known)}"
             )
         return self._engine(model), request
+
+
+def _meant(name: str, known: Collection[str]) -> str | None:
+    """What somebody meant who wrote a name that there is not, as far as it can be told."""
+    likely = get_close_matches(name, [*known, *_ELSEWHERE], 1, 0.8)
+    meant = _ELSEWHERE.get(likely[0], likely[0]) if likely else None
+    return meant if meant in known else None
 
 
 def _own_error(error: ValidationError, cls: type[Adapter]) -> LinAlignError | None:

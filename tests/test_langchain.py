@@ -12,6 +12,9 @@ import time
 import warnings
 from collections.abc import AsyncIterator
 from dataclasses import make_dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import PurePath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -1029,6 +1032,24 @@ def test_text_and_calls_of_a_stream_stay_apart_in_content_blocks() -> None:
         assert kinds == ["reasoning", "text", "tool_call", "tool_call"]
         assert (blocks[0]["reasoning"], blocks[1]["text"]) == ("Hm.", "Let me see.")
         assert [block["args"]["city"] for block in blocks[2:]] == ["R", "P"]
+
+
+def test_what_a_class_checks_and_pydantic_s_schema_does_not_say_holds_too(folder: Path) -> None:
+    kind = create_model(
+        "Kind",
+        amount=(Decimal, ...),
+        days=(dict[int, date], ...),
+        keys=(dict[Literal["a", "b"], int], ...),
+        names=(set[str], ...),
+        path=(PurePath, ...),
+        span=(timedelta, ...),
+    )
+    model = ChatLinAlign(model=str(folder), **{**ADAPTER, "max_tokens": 200})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for seed in range(3):
+            asked = model.bind(seed=seed).with_structured_output(kind)
+            assert isinstance(asked.invoke("Hi"), kind)
 
 
 def test_a_structured_stream_is_the_same_in_content_blocks(folder: Path) -> None:

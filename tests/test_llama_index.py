@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
+import enum
+import ipaddress
 import json
+import pathlib
 import pickle
 import shutil
 import threading
+import uuid
+import warnings
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 from llama_index.core import Document, SimpleKeywordTableIndex, SummaryIndex
-from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ImageBlock,
@@ -23,17 +30,26 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, CondenseQuestionChatEngine
+from llama_index.core.indices.query.query_transform.prompts import (
+    DEFAULT_STEP_DECOMPOSE_QUERY_TRANSFORM_PROMPT,
+)
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.llms import MockLLM
 from llama_index.core.memory import FactExtractionMemoryBlock
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index.core.query_engine.flare.base import DEFAULT_INSTRUCT_PROMPT
+from llama_index.core.query_engine.sql_join_query_engine import DEFAULT_SQL_JOIN_SYNTHESIS_PROMPT
+from llama_index.core.query_engine.sql_vector_query_engine import (
+    DEFAULT_SQL_VECTOR_SYNTHESIS_PROMPT,
+)
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from models import ADAPTER, bare_answer
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import UUID4, AfterValidator, BaseModel, Field, IPvAnyAddress, SecretStr
 
 from linalign_integrations import (
     Engine,
@@ -63,6 +79,8 @@ from linalign_integrations.llama_index import LinAlign, answers_only, unaligned
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from llama_index.core.prompts import BasePromptTemplate
 
 ANN, BOB = "Answer like a pirate.", "Be formal."
 USER = [ChatMessage(role="user", content="Hi")]
@@ -181,6 +199,13 @@ def test_metadata_is_true_to_the_model(make: Callable, folder: Path) -> None:
     assert metadata.model_name == str(folder)
 
 
+def test_an_answer_of_any_length_leaves_room_for_what_is_asked(make: Callable) -> None:
+    llm = make(max_tokens=4000)
+    assert llm.metadata.num_output == 1024
+    index = SummaryIndex.from_documents([Document(text="The bakery sells bread.")])
+    assert str(index.as_query_engine(llm=llm.model_copy(update={"stop": ("e",)})).query("What?"))
+
+
 def test_usage_is_where_token_counting_looks_for_it(make: Callable) -> None:
     counter = TokenCountingHandler(tokenizer=lambda text: pytest.fail("should not need to guess"))
     llm = make(callback_manager=CallbackManager([counter]))
@@ -229,7 +254,27 @@ def test_a_pickled_copy_finds_its_profiles_again(make: Callable, folder: Path) -
 def test_what_would_be_ignored_is_refused(make: Callable) -> None:
     with pytest.raises(InvalidArgument, match="does not understand principle"):
         make().complete("Hi", principle=["Be brief."])
-    assert make().complete("Hi", tools=[], tool_choice=None).text
+    for slip in ({"temperatur": 0}, {"principels": []}, {"max_new_token": 0}):
+        with pytest.raises(InvalidArgument, match=next(iter(slip))):
+            make().complete("Hi", **slip)
+    assert make().complete("Hi", tools=[], tool_choice=None, temperatur=None, cache=False).text
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("model_name", "model"),
+        ("model_id", "model"),
+        ("device_map", "device"),
+        ("max_new_token", "max_tokens"),
+        ("user", "user_id"),
+    ],
+)
+def test_a_field_of_another_class_names_the_one_that_is_meant(
+    field: str, meant: str, make: Callable
+) -> None:
+    with pytest.raises(InvalidArgument, match=f"{field!r}: did you mean {meant!r}"):
+        make(**{field: "x"})
 
 
 def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
@@ -239,6 +284,14 @@ def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
         make().complete("Hi", ratio=-1)
     with pytest.raises(ProfileNotFound, match="profiles="):
         make().for_user("ann")
+    ann = make(profiles="memory://").for_user("ann")
+    for nobody in (None, "", " ", 3):
+        with pytest.raises(InvalidArgument, match="user_id"):
+            ann.for_user(nobody)
+    assert make().chat([{"role": "user", "content": "Hi"}]) == make().chat(USER)
+    for other in (MockLLM(), make().as_structured_llm(Person)):
+        with pytest.raises(InvalidArgument, match="only a LinAlign"):
+            answers_only(other)
     with pytest.raises(InvalidMessages, match="ImageBlock"):
         make().chat([ChatMessage(role="user", blocks=[ImageBlock(image=b"x")])])
     with pytest.raises(InvalidMessages, match="no messages"):
@@ -502,6 +555,51 @@ def test_an_agent_tells_the_model_of_a_tool_that_there_is_not(script: Callable) 
         llm.predict_and_call(TOOLS, "Hi")
 
 
+@pytest.mark.parametrize(
+    "tools",
+    ["abc", 3, [None], [{"name": "x"}], [{"type": "function", "function": {}}], {"type": "x"}],
+)
+def test_what_is_no_tool_is_refused(tools: Any, make: Callable) -> None:
+    with pytest.raises(InvalidTools):
+        make().chat(USER, tools=tools)
+    with pytest.raises(InvalidTools):
+        asyncio.run(make().achat(USER, tools=tools))
+
+
+def test_parallel_calls_are_allowed_or_not(make: Callable) -> None:
+    with pytest.raises(InvalidTools, match="parallel_tool_calls='no'"):
+        make().chat(USER, tools=TOOLS, parallel_tool_calls="no")
+
+
+def test_functions_are_tools(script: Callable) -> None:
+    llm, written = script([{"text": "I see."}])
+    llm.chat_with_tools([roll], "Hi")
+    [tool] = written.asked[0][1]["tools"]
+    assert tool["function"]["name"] == "roll"
+    assert tool["function"]["parameters"]["required"] == ["sides"]
+
+
+def test_an_agent_hands_over_to_another_which_keeps_its_user(script: Callable) -> None:
+    arguments = '{"to_agent": "second", "reason": "It knows."}'
+    call = ToolCallDelta(0, "aaaaaaaaa", "handoff", arguments)
+    llm, written = script([{"tool_calls": (call,)}], [{"text": "Aye."}])
+    first, second = (
+        FunctionAgent(name=name, description=name, tools=[], llm=llm, system_prompt=f"I am {name}.")
+        for name in ("first", "second")
+    )
+    workflow = AgentWorkflow(agents=[first, second], root_agent="first")
+
+    async def run() -> str:
+        with use_preferences(ANN):
+            handler = workflow.run("Hi")
+        return str(await handler)
+
+    assert asyncio.run(run()) == "Aye."
+    for (messages, request), name in zip(written.asked, ("first", "second"), strict=True):
+        assert messages[0]["content"] == f"I am {name}."
+        assert request["preferences"].principles[0].text == ANN
+
+
 def test_where_there_has_to_be_a_call_its_absence_is_an_error(make: Callable) -> None:
     llm = make()
     response = llm.chat(USER)
@@ -659,6 +757,15 @@ def test_streams_of_llamaindex_s_own_programs_keep_their_preferences_too(
     assert [aligned for _, aligned in heard] == [True, True]
 
 
+def test_a_structured_llm_has_copies_for_users(make: Callable) -> None:
+    profiles = open_profiles("memory://")
+    profiles.put("ann", Preferences(principles=[ANN], align_tool_calls=True))
+    llm = make(max_tokens=60, profiles=profiles)
+    anns = llm.as_structured_llm(Person).for_user("ann").chat(USER).raw
+    assert anns == llm.for_user("ann").as_structured_llm(Person).chat(USER).raw
+    assert anns != llm.as_structured_llm(Person).chat(USER).raw
+
+
 def test_a_structured_llm_answers_with_objects(make: Callable) -> None:
     sllm = make(max_tokens=60).as_structured_llm(Person)
     text = 'Who is Ann? {"like": "this {who}"}'
@@ -689,6 +796,61 @@ def test_an_object_that_cannot_be_had_is_a_clear_error(make: Callable) -> None:
         llm.structured_predict(Impossible, ASK, who="Ann")
     with pytest.raises(ValueError, match=r"no Person.*max_tokens"):
         llm.structured_predict(Person, ASK, who="Ann", llm_kwargs={"max_tokens": 2})
+
+
+@pytest.mark.parametrize("strange", [dict, list[int], 3, Person(name="Ann", age=3, home="Oslo")])
+def test_objects_are_of_pydantic_classes(strange: Any, make: Callable) -> None:
+    with pytest.raises(InvalidArgument, match="takes a pydantic class"):
+        make().structured_predict(strange, ASK, who="Ann")
+
+
+class Kind(enum.StrEnum):
+    SWEET = "sweet"
+    SOUR = "sour"
+
+
+class Paid(BaseModel):
+    amount: Decimal
+    left: Decimal | None
+
+
+class Keyed(BaseModel):
+    by_number: dict[int, str]
+    by_kind: dict[Kind, int]
+    by_letter: dict[Literal["a", "b"], bool]
+    by_day: dict[dt.date, int]
+
+
+class Different(BaseModel):
+    texts: set[str]
+    numbers: frozenset[int]
+
+
+class Times(BaseModel):
+    day: dt.date
+    moment: dt.datetime
+    clock: dt.time
+    span: dt.timedelta
+    key: uuid.UUID
+    other: UUID4
+
+
+class Places(BaseModel):
+    path: pathlib.Path
+    secret: SecretStr
+    address: IPvAnyAddress
+    network: ipaddress.IPv4Network
+
+
+@pytest.mark.parametrize("kind", [Paid, Keyed, Different, Times, Places])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_class_checks_and_pydantic_s_schema_does_not_say_holds_too(
+    kind: type[BaseModel], seed: int, make: Callable
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        made = make(max_tokens=250).structured_predict(kind, ASK, {"seed": seed}, who="Ann")
+    assert type(made) is kind
 
 
 class Basket(BaseModel):
@@ -850,10 +1012,20 @@ def test_a_call_decided_unaligned_is_streamed_as_it_comes(script: Callable) -> N
         llm, written = script(THINKING, [{"text": "Aye."}], principles=[ANN], align="answers")
         response = TOOL_METHODS[way](llm, TOOLS, "Hi")
         assert len(llm.get_tool_calls_from_response(response)) == 2
+        [decision] = written.asked
+        assert decision[1]["preferences"].principles == ()
+
+
+def test_an_answer_beside_tools_has_the_time_that_the_decision_left(script: Callable) -> None:
+    for way in ("stream", "astream"):
+        answers = [{"text": "I look."}], [{"text": "Aye."}]
+        llm, written = script(*answers, principles=[ANN], align="answers", timeout=60)
+        assert TOOL_METHODS[way](llm, TOOLS, "Hi").message.content == "Aye."
         decision, answer = written.asked
         assert decision[1]["preferences"].principles == ()
         assert answer[1]["tool_choice"] == "none"
         assert answer[1]["preferences"].principles[0].text == ANN
+        assert 59 < answer[1]["timeout"] < decision[1]["timeout"] == 60
 
 
 def test_a_call_s_own_principles_are_obeyed_whatever_else_is_said(
@@ -881,6 +1053,29 @@ def test_templates_of_one_s_own_count_as_answers_where_they_hold_text_and_questi
     llm.predict(mapped, context_str="Bread.", query_str="What?")
     llm.predict(PromptTemplate("Translate {text}"), text="Bread.")
     assert [aligned for _, aligned in heard] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("template", "aligned"),
+    [
+        (DEFAULT_SQL_JOIN_SYNTHESIS_PROMPT, True),
+        (DEFAULT_SQL_VECTOR_SYNTHESIS_PROMPT, True),
+        (DEFAULT_INSTRUCT_PROMPT, True),
+        (DEFAULT_STEP_DECOMPOSE_QUERY_TRANSFORM_PROMPT, False),
+    ],
+)
+def test_llamaindex_s_own_templates_count_as_what_they_are(
+    template: BasePromptTemplate, aligned: bool, make: Callable, heard: list
+) -> None:
+    llm = answers_only(make(principles=[ANN]))
+    llm.predict(template, **dict.fromkeys(template.template_vars, "Bread."))
+    assert [was for _, was in heard] == [aligned]
+
+
+def test_a_sequence_of_messages_of_any_type_is_an_answer(make: Callable, folder: Path) -> None:
+    llm = answers_only(make(principles=[ANN]))
+    for messages in (USER, tuple(USER)):
+        assert llm.chat(messages).message.content == bare_answer(folder, [ANN])
 
 
 # What a first-class model does

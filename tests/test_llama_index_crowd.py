@@ -70,19 +70,26 @@ with use_preferences("Be formal."):
     assert "".join(piece.content for piece in chain.stream({"q": "Hi"}))
 assert LinAlignLLM(**fields).for_user("ann").invoke("Hi")
 """
-# Profiles are kept in LangGraph's stores, which need langchain-core: here users come without.
+# URLs open LangGraph's stores, which need langchain-core; LlamaIndex has stores of its own.
 LLAMA_INDEX = """
 import asyncio
 from llama_index.core import SummaryIndex
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from linalign_integrations.llama_index import LinAlign
 
+profiles = fields["profiles"] = open_profiles(SimpleKVStore())
+profiles.put("ann", "Answer like a pirate.")
+assert profiles.list() == ["ann"]
 llm = LinAlign(**fields)
 index = SummaryIndex([TextNode(text="The bakery sells bread.")])
 ann = LinAlign(**fields, principles=["Answer like a pirate."])
 assert str(index.as_query_engine(llm=ann).query("Hi"))
 with use_preferences("Be formal."):
     assert asyncio.run(llm.acomplete("Hi")).text
+assert str(index.as_query_engine(llm=llm.for_user("ann")).query("Hi"))
+assert asyncio.run(llm.for_user("ann").acomplete("Hi")).text
+profiles.delete("ann")
 """
 
 

@@ -24,7 +24,14 @@ from linalign_integrations.errors import (
     MissingExtra,
     UnsupportedModel,
 )
-from linalign_integrations.prompts.schemas import close_objects, loosen, parts
+from linalign_integrations.prompts.schemas import (
+    WrittenSchema,
+    close_objects,
+    loosen,
+    narrow,
+    parts,
+    without_notes,
+)
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -197,7 +204,7 @@ class CallGrammar(Grammar):
 def _as_json(schema: object) -> str:
     try:
         if isinstance(schema, type) and issubclass(schema, BaseModel):
-            schema = schema.model_json_schema()
+            schema = schema.model_json_schema(schema_generator=WrittenSchema)
         read = json.loads(schema) if isinstance(schema, str) else schema
         if isinstance(read, Mapping):
             # Written anew, so that schemas which differ in whitespace only are equal.
@@ -426,7 +433,7 @@ def _source(grammar: Grammar) -> dict[str, Any]:
         else:
             schema = json.loads(grammar.text)
             check_schema(schema)
-            made = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
+            made = LLMatcher.grammar_from_json_schema(narrow(schema), overrides=_JSON)
         source: dict[str, Any] = json.loads(made)["grammars"][0]
     except InvalidGrammar:
         raise
@@ -498,6 +505,7 @@ def enforceable_part(schema: dict[str, Any]) -> tuple[dict[str, Any], str | None
 
     One that cannot be enforced at all is left as it is, so that its use says why.
     """
+    schema = without_notes(narrow(schema))
     if (fault := find_unenforceable(schema)) is None:
         return schema, None
     looser = loosen(schema)

@@ -117,7 +117,9 @@ def as_json_schema(schema: Mapping[str, Any] | type) -> dict[str, Any]:
     """
     try:
         if isinstance(schema, type) and issubclass(schema, BaseModel):
-            return schema.model_json_schema()
+            from linalign_integrations.prompts.schemas import WrittenSchema
+
+            return schema.model_json_schema(schema_generator=WrittenSchema)
         if isinstance(schema, type) and issubclass(schema, BaseModelV1):
             return schema.schema()
         if isinstance(schema, Mapping) and not {"name", "function", "toolSpec"} & schema.keys():

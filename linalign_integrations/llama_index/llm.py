@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from inspect import isfunction, ismethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
@@ -19,6 +22,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.tools import FunctionTool, ToolMetadata
 from pydantic import Field, PrivateAttr
 
 from linalign_integrations.adapter import Adapter
@@ -41,6 +45,10 @@ if TYPE_CHECKING:
     from llama_index.core.llms.llm import ToolSelection
     from llama_index.core.prompts import BasePromptTemplate
     from llama_index.core.tools.types import BaseTool
+
+
+# Seconds for a second answer where the first took all the time: it fails by the engine's own error.
+_LEAST_TIME = 1e-3
 
 
 class LinAlign(Adapter, Structured, FunctionCallingLLM):
@@ -68,9 +76,11 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex needs to know of the model; reads its config, and no weights."""
+        window = self._context_length()
         return LLMMetadata(
-            context_window=self._context_length(),
-            num_output=self._sampling({}).max_tokens,
+            context_window=window,
+            # LlamaIndex gives prompts what is left of the window; answers end where it does.
+            num_output=min(self._sampling({}).max_tokens, window // 2),
             is_chat_model=True,
             is_function_calling_model=True,
             model_name=self.model,
@@ -112,7 +122,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answers one prompt, which is one user turn."""
-        pieces, answer = self._ask("stream", self._turn, (prompt, formatted), kwargs)
+        pieces, answer = self._ask("stream", self._turn, _Completion(prompt, formatted), kwargs)
         return whole(pieces, answer, answer.completion)
 
     @llm_completion_callback()
@@ -120,7 +130,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answers one prompt piece by piece."""
-        pieces, answer = self._ask("stream", self._turn, (prompt, formatted), kwargs)
+        pieces, answer = self._ask("stream", self._turn, _Completion(prompt, formatted), kwargs)
         return growing(pieces, answer, answer.completion)
 
     @llm_completion_callback()
@@ -128,7 +138,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """``complete`` without blocking the event loop."""
-        pieces, answer = await self._aask(self._turn, (prompt, formatted), kwargs)
+        pieces, answer = await self._aask(self._turn, _Completion(prompt, formatted), kwargs)
         return await awhole(pieces, answer, answer.completion)
 
     @llm_completion_callback()
@@ -136,7 +146,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """``stream_complete`` for ``async for``."""
-        pieces, answer = await self._aask(self._turn, (prompt, formatted), kwargs)
+        pieces, answer = await self._aask(self._turn, _Completion(prompt, formatted), kwargs)
         return agrowing(pieces, answer, answer.completion)
 
     def _prepare_chat_with_tools(
@@ -159,7 +169,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
             choice = "required"
         return {
             "messages": messages,
-            "tools": [_schema(tool) for tool in tools or ()],
+            "tools": _schemas(tools or ()),
             "tool_choice": choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
@@ -194,32 +204,33 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         call: dict[str, Any],
     ) -> tuple[Any, Answer]:
         """Settles all that one call needs: its pieces to come, and the answer to gather them in."""
-        from linalign_integrations.prompts import read_choice
         from linalign_integrations.prompts.schemas import tell_schema
 
-        if (tools := call.get("tools")) is not None:
-            call["tools"] = [_schema(tool) for tool in tools]
-        call["tool_choice"] = read_choice(call.get("tool_choice"))
+        names = _read_tools(call)
         named = call.get("principles") is not None or call.get("preferences") is not None
-        for_work = isinstance(given, (Plumbing, tuple)) or call.get("grammar") is not None
+        for_work = isinstance(given, (Plumbing, _Completion)) or call.get("grammar") is not None
         if not named and (self.align == "nothing" or (self.align == "answers" and for_work)):
             call["principles"] = ()
         engine, request = self._request(call)
-        tools = request.get("tools")
-        names = (tool["function"]["name"] for tool in tools or ())
-        answer = Answer(engine.model_id, frozenset(names))
+        answer = Answer(engine.model_id, names)
         ask, told = getattr(engine, way), tell(given)
         if isinstance(given, Extraction):
             told = tell_schema(told, given.schema)
         choice, preferences = request.get("tool_choice", "auto"), request["preferences"]
-        whole = self.align == "everything" or named or not tools or choice == "none"
+        whole = self.align == "everything" or named or not names or choice == "none"
         if whole or not preferences.principles:
             return ask(told, **request), answer
         plain = preferences.model_copy(update={"principles": ()})
         first = ask(told, **{**request, "preferences": plain})
         if choice != "auto":
             return first, answer
-        then = ask(told, **{**request, "tool_choice": "none"})
+
+        def then(spent: float) -> Any:
+            left = request["timeout"]
+            if left is not None:
+                left = max(left - spent, _LEAST_TIME)
+            return ask(told, **{**request, "tool_choice": "none", "timeout": left})
+
         return (decide if way == "stream" else adecide)(first, then), answer
 
     async def _aask(
@@ -252,14 +263,45 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
             return as_dicts(messages)
         return [{"role": "user", "content": to_prompt(messages)}]
 
-    def _turn(self, given: tuple[str, bool]) -> list[dict[str, Any]]:
-        prompt, formatted = given
+    def _turn(self, given: _Completion) -> list[dict[str, Any]]:
         to_prompt = self.completion_to_prompt
-        text = prompt if formatted or to_prompt is None else to_prompt(prompt)
+        text = given.prompt if given.formatted or to_prompt is None else to_prompt(given.prompt)
         return [{"role": "user", "content": text}]
 
 
+@dataclass
+class _Completion:
+    """What ``complete`` and its twins are asked."""
+
+    prompt: str
+    formatted: bool
+
+
+def _read_tools(call: dict[str, Any]) -> frozenset[str]:
+    """The names of a call's tools, which are function schemas from then on.
+
+    Raises:
+        InvalidTools: something else is among them, or the choice names none.
+    """
+    from linalign_integrations.prompts import read_choice, read_tools
+
+    choice = call["tool_choice"] = read_choice(call.get("tool_choice"))
+    if call.get("tools") is not None:
+        call["tools"] = _schemas(call["tools"])
+    read = read_tools(call.get("tools"), choice)
+    return frozenset(read.schemas if read else ())
+
+
+def _schemas(tools: Any) -> Any:
+    """Function schemas for tools; what is no list of any is for the engine to refuse."""
+    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Iterable):
+        return tools
+    return [_schema(tool) for tool in tools]
+
+
 def _schema(tool: Any) -> Any:
-    """A tool of LlamaIndex's as a function schema; anything else is for the engine to judge."""
+    """A tool of LlamaIndex's, or a function, as a function schema; else for others to judge."""
+    if isfunction(tool) or ismethod(tool):
+        tool = FunctionTool.from_defaults(tool)
     about = getattr(tool, "metadata", None)
-    return tool if about is None else about.to_openai_tool(skip_length_check=True)
+    return about.to_openai_tool(skip_length_check=True) if isinstance(about, ToolMetadata) else tool

@@ -10,6 +10,7 @@ from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
     ChatResponse,
+    CitableBlock,
     CompletionResponse,
     MessageRole,
     TextBlock,
@@ -45,12 +46,16 @@ def as_dicts(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
     Raises:
         InvalidMessages: one holds what this model cannot read, such as an image.
     """
-    return [_as_dict(message) for message in messages]
+    # LlamaIndex's events check messages before, and let mappings pass.
+    return [_as_dict(ChatMessage.model_validate(one)) for one in messages]
 
 
 def _as_dict(message: ChatMessage) -> dict[str, Any]:
     read = (TextBlock, ThinkingBlock, ToolCallBlock, *_HINTS)
-    strange = {type(block).__name__ for block in message.blocks if not isinstance(block, read)}
+    blocks: list[Any] = []
+    for block in message.blocks:
+        blocks += block.content if isinstance(block, CitableBlock) else [block]
+    strange = {type(block).__name__ for block in blocks if not isinstance(block, read)}
     if strange:
         raise InvalidMessages(
             f"this model reads text; a message holds {', '.join(sorted(strange))}: leave it out"
@@ -58,7 +63,7 @@ def _as_dict(message: ChatMessage) -> dict[str, Any]:
     more = message.additional_kwargs
     made: dict[str, Any] = {
         "role": _ROLES.get(message.role, message.role.value),
-        "content": message.content or "",
+        "content": "\n".join(block.text for block in blocks if isinstance(block, TextBlock)),
     }
     if made["role"] == "tool":
         return {**made, "tool_call_id": more.get("tool_call_id"), "name": more.get("name")}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts.prompt_type import PromptType
 
+from linalign_integrations.adapter import Adapter
+from linalign_integrations.errors import InvalidArgument
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from llama_index.core.prompts import BasePromptTemplate
 
@@ -31,8 +35,11 @@ _ANSWERS = {
 }
 # Types that say nothing: users' own templates, and summaries, which may be of an index.
 _UNSAID = {PromptType.CUSTOM, PromptType.SUMMARY, None}
-_SOURCES = {"context_str", "context_msg", "context_messages"}
+_SOURCES = {"context_str", "context_msg", "context_messages", "query_engine_response_str"}
 _QUESTION = "query_str"
+_DRAFT = "existing_answer"
+# Where a step of reasoning is asked for, which is the next question.
+_STEPS = "prev_reasoning"
 
 
 class Plumbing(list[ChatMessage]):
@@ -48,34 +55,59 @@ def answers_only(llm: _LLM) -> _LLM:
     beside tools is first asked for without principles, and once more with them, without tools,
     where the first holds no call.
 
-    What is asked as plain chat cannot be told from an answer: give ``unaligned(llm)`` to memory
-    blocks that extract facts, to summarising memories and to evaluators. A call that says itself
-    what its principles are is obeyed.
+    What is asked as plain chat, or as a question about given text, cannot be told from an answer:
+    give ``unaligned(llm)`` to memory blocks that extract facts, to summarising memories and to
+    evaluators. A call that says itself what its principles are is obeyed.
+
+    Raises:
+        InvalidArgument: it is not a ``LinAlign``.
     """
-    return llm._copy(align="answers")
+    return _aligning(llm, "answers")
 
 
 def unaligned(llm: _LLM) -> _LLM:
-    """A cheap copy that never follows principles, whoever's they are, unless a call names some."""
-    return llm._copy(align="nothing")
+    """A cheap copy that never follows principles, whoever's they are, unless a call names some.
+
+    Raises:
+        InvalidArgument: it is not a ``LinAlign``.
+    """
+    return _aligning(llm, "nothing")
+
+
+def _aligning(llm: _LLM, what: Align) -> _LLM:
+    if not isinstance(llm, Adapter):
+        raise InvalidArgument(
+            f"only a LinAlign can be told what to align, not {type(llm).__name__}; tell the one "
+            "that it was made from"
+        )
+    return llm._copy(align=what)
 
 
 def is_answer(prompt: BasePromptTemplate) -> bool:
     """Whether what a template asks for is an answer, as far as it tells.
 
     Its type says so where LlamaIndex gave it one. Others are answers where they hold the question
-    and a text to answer it from, or the question alone.
+    and a text to answer it from, or the question alone, or with an answer to go on with.
     """
     kind = prompt.metadata.get("prompt_type")
     if kind not in _UNSAID:
         return kind in _ANSWERS
     held = {*prompt.template_vars, *(prompt.template_var_mappings or {})}
-    return _QUESTION in held and (bool(_SOURCES & held) or held == {_QUESTION})
+    if _QUESTION not in held or _STEPS in held:
+        return False
+    return bool(_SOURCES & held) or held <= {_QUESTION, _DRAFT}
 
 
-def decide(first: Generation, then: Generation) -> Generator[Piece, None, None]:
-    """The first answer where it calls tools, else the second, which costs both."""
+def decide(first: Generation, then: Callable[[float], Generation]) -> Generator[Piece, None, None]:
+    """The first answer where it calls tools, else the second, which costs both.
+
+    Args:
+        first: the answer that may call tools.
+        then: asks for the second one, given the seconds that the first one took.
+    """
     held: list[Piece] = []
+    second = None
+    begun = time.monotonic()
     try:
         for piece in first:
             held.append(piece)
@@ -83,16 +115,22 @@ def decide(first: Generation, then: Generation) -> Generator[Piece, None, None]:
                 yield from held
                 yield from first
                 return
-        for piece in then:
+        second = then(time.monotonic() - begun)
+        for piece in second:
             yield _with_cost_of(held[-1], piece)
     finally:
         first.close()
-        then.close()
+        if second is not None:
+            second.close()
 
 
-async def adecide(first: AsyncGeneration, then: AsyncGeneration) -> AsyncGenerator[Piece, None]:
+async def adecide(
+    first: AsyncGeneration, then: Callable[[float], AsyncGeneration]
+) -> AsyncGenerator[Piece, None]:
     """``decide`` for ``async for``."""
     held: list[Piece] = []
+    second = None
+    begun = time.monotonic()
     try:
         async for piece in first:
             held.append(piece)
@@ -102,11 +140,13 @@ async def adecide(first: AsyncGeneration, then: AsyncGeneration) -> AsyncGenerat
                 async for one in first:
                     yield one
                 return
-        async for piece in then:
+        second = then(time.monotonic() - begun)
+        async for piece in second:
             yield _with_cost_of(held[-1], piece)
     finally:
         await first.aclose()
-        await then.aclose()
+        if second is not None:
+            await second.aclose()
 
 
 def _with_cost_of(before: Piece, piece: Piece) -> Piece:

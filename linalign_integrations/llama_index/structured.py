@@ -36,7 +36,7 @@ from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from linalign_integrations.errors import describe
+from linalign_integrations.errors import InvalidArgument, describe
 from linalign_integrations.llama_index.parts import Plumbing
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Structured(LLM):
             **prompt_args: fill the prompt.
 
         Raises:
+            InvalidArgument: ``output_cls`` is no pydantic class.
             InvalidGrammar: no JSON can satisfy the schema of the class.
             MissingExtra: the extra ``grammar`` is not installed.
             ValueError: the JSON was cut off by ``max_tokens``, or the class refuses it for a reason
@@ -162,7 +163,7 @@ class Structured(LLM):
 
         return objects()
 
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLinAlign:
         """An LLM whose every answer is an object of a class, in ``raw``, and its JSON."""
         return StructuredLinAlign(llm=self, output_cls=output_cls, **kwargs)
 
@@ -176,6 +177,11 @@ class StructuredLinAlign(StructuredLLM):
 
     Completions can be streamed as well.
     """
+
+    def for_user(self, user_id: str) -> Self:
+        """A cheap copy that answers for one user, as ``LinAlign.for_user``."""
+        asked: Any = self.llm
+        return self.model_copy(update={"llm": asked.for_user(user_id)})
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -233,6 +239,11 @@ class _Asked(Generic[_Object]):
     def __init__(
         self, kind: type[_Object], prompt: BasePromptTemplate, prompt_args: dict[str, Any]
     ) -> None:
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            raise InvalidArgument(
+                f"output_cls= takes a pydantic class, not {kind!r:.80}; a list can be a field of "
+                "one, or a RootModel"
+            )
         self.kind = kind
         self._prompt, self._prompt_args = prompt, prompt_args
         self._partial = create_flexible_model(kind)

@@ -1,26 +1,23 @@
-"""LlamaIndex's key-value stores behind LangGraph's store interface."""
+"""LlamaIndex's key-value stores, asked as LangGraph's stores are."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from langgraph.store.base import BaseStore, GetOp, Item, PutOp, SearchItem, SearchOp
+from linalign_integrations.preferences.operations import GetOp, PutOp, SearchOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from langgraph.store.base import Op
     from llama_index.core.storage.kvstore.types import BaseKVStore
 
-_UNKNOWN = datetime.fromtimestamp(0, UTC)
+    from linalign_integrations.preferences.operations import Op
 
 
-class KeyValueStore(BaseStore):
-    """A ``BaseStore`` over a LlamaIndex ``BaseKVStore``; a namespace is a collection.
+class KeyValueStore:
+    """A LlamaIndex ``BaseKVStore`` as a ``Store``; a namespace is a collection.
 
-    It gets, puts, deletes, and lists one namespace. Key-value stores keep no times, so those of the
-    items mean nothing.
+    It gets, puts, deletes, and lists one namespace.
 
     Args:
         kept: any LlamaIndex key-value store.
@@ -72,20 +69,14 @@ def _collection(namespace: tuple[str, ...]) -> str:
     return ".".join(namespace)
 
 
-def _item(op: GetOp, value: dict[str, Any] | None) -> Item | None:
-    if value is None:
-        return None
-    return Item(
-        value=value,
-        key=op.key,
-        namespace=op.namespace,
-        created_at=_UNKNOWN,
-        updated_at=_UNKNOWN,
-    )
+class _Item(NamedTuple):
+    key: str
+    value: dict[str, Any]
 
 
-def _items(op: SearchOp, values: Mapping[str, dict[str, Any]]) -> list[SearchItem]:
-    return [
-        SearchItem(op.namespace_prefix, key, value, created_at=_UNKNOWN, updated_at=_UNKNOWN)
-        for key, value in list(values.items())[op.offset : op.offset + op.limit]
-    ]
+def _item(op: GetOp, value: dict[str, Any] | None) -> _Item | None:
+    return None if value is None else _Item(op.key, value)
+
+
+def _items(op: SearchOp, values: Mapping[str, dict[str, Any]]) -> list[_Item]:
+    return [_Item(*pair) for pair in list(values.items())[op.offset : op.offset + op.limit]]

@@ -96,7 +96,7 @@ class Records:
 
     def finding(self, users: Sequence[str]) -> Steps[list[_Document | None]]:
         """Gives what is stored for each user, or None."""
-        from langgraph.store.base import GetOp
+        from linalign_integrations.preferences.operations import GetOp
 
         items = yield [GetOp(*self.key(user)) for user in users]
         return [
@@ -106,7 +106,7 @@ class Records:
 
     def writing(self, changes: Sequence[Change]) -> Steps[dict[str, Profile]]:
         """Gives the profiles that were written, by user. To be run alone."""
-        from langgraph.store.base import PutOp
+        from linalign_integrations.preferences.operations import PutOp
 
         found = yield from self.finding([user for user, _, _ in changes])
         now = datetime.now(UTC)
@@ -133,14 +133,14 @@ class Records:
 
     def deleting(self, user: str) -> Steps[dict[str, None]]:
         """Gives what is left of a user. To be run alone."""
-        from langgraph.store.base import PutOp
+        from linalign_integrations.preferences.operations import PutOp
 
         yield [PutOp(*self.key(user), None)]
         return {user: None}
 
     def listing(self, shard: int) -> Steps[list[tuple[str, Any]]]:
         """Gives the users of a shard in order, and what is stored for each."""
-        from langgraph.store.base import SearchOp
+        from linalign_integrations.preferences.operations import SearchOp
 
         namespace = (*self._place, f"{shard:02d}")
         [items] = yield [SearchOp(namespace, limit=_WHOLE)]

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from langgraph.store.base import BaseStore, Op
+    from langgraph.store.base import Op
+
+    from linalign_integrations.preferences.operations import Store
 
 TIMEOUT = 10.0
 """Most seconds to wait for a store's connection, answer or lock."""
@@ -107,7 +109,7 @@ class Home:
     survives_fork = True
     failures: tuple[type[Exception], ...] = (Exception,)
     secrets: tuple[str, ...] = ()
-    store: BaseStore
+    store: Store
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
@@ -115,18 +117,18 @@ class Home:
         self.recent: Recent[Any] = Recent()
 
     @contextmanager
-    def reading(self) -> Iterator[BaseStore]:
+    def reading(self) -> Iterator[Store]:
         """The store, to read from."""
         yield self.store
 
     @contextmanager
-    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+    def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         """The store, while nobody else writes what goes by these names; all or nothing is kept."""
         with self.lock:
             yield self.store
 
     @asynccontextmanager
-    async def alone_async(self) -> AsyncIterator[BaseStore]:
+    async def alone_async(self) -> AsyncIterator[Store]:
         """``alone`` for a native store; the event loop runs on while it waits."""
         # Polled, since a thread that waits could not be called off.
         while not self.lock.acquire(blocking=False):  # noqa: ASYNC110
@@ -217,7 +219,7 @@ class _Sqlite(Home):
             self.store.setup()
 
     @contextmanager
-    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+    def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         with self.lock:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.spanning = True
@@ -286,7 +288,7 @@ class _Postgres(Home):
             "fallback_application_name": "linalign",
         }
         self._connect: Callable[[], Any] = lambda: Connection.connect(url, **settings)
-        self._store_over: Callable[[Any], BaseStore] = PostgresStore
+        self._store_over: Callable[[Any], Store] = PostgresStore
         # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
         self._idle: deque[Any] = deque()
         self._free = threading.BoundedSemaphore(CONNECTIONS)
@@ -336,12 +338,12 @@ class _Postgres(Home):
         return None
 
     @contextmanager
-    def reading(self) -> Iterator[BaseStore]:
+    def reading(self) -> Iterator[Store]:
         with self._connection() as connection:
             yield self._store_over(connection)
 
     @contextmanager
-    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:
+    def alone(self, names: Sequence[str]) -> Iterator[Store]:
         with self._connection() as connection, connection.transaction():
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, true)", [f"{TIMEOUT * 1000:.0f}ms"]
@@ -399,7 +401,7 @@ class _Redis(Home):
         self.store = KeyValueStore(RedisKVStore(redis_client=client, async_redis_client=client))
 
     @contextmanager
-    def alone(self, names: Sequence[str]) -> Iterator[BaseStore]:  # noqa: ARG002
+    def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         # The lock of a process that died ends by itself.
         with self._client.lock(
             "linalign.writing", timeout=TIMEOUT, sleep=0.002, blocking_timeout=2 * TIMEOUT
@@ -444,7 +446,6 @@ def home_of(store: Any) -> Home:
 
     Raises:
         InvalidArgument: it is neither a LangGraph store nor a LlamaIndex key-value store.
-        MissingExtra: the object is fine but LangGraph's interface is not installed.
     """
     shown = type(store).__name__
     # Whoever has such an object has imported its class.
@@ -459,8 +460,8 @@ def home_of(store: Any) -> Home:
     with _opening:
         known = _shared.setdefault(store, (threading.Lock(), Recent()))
     if is_key_value:
-        with _extra("profiles", shown):
-            from linalign_integrations.preferences.kvstore import KeyValueStore
+        from linalign_integrations.preferences.kvstore import KeyValueStore
+
         store = KeyValueStore(store)
     home = Home(shown)
     home.store = store

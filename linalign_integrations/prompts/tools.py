@@ -78,6 +78,8 @@ def read_tools(
     """
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Iterable | None):
         raise InvalidTools(f"tools= takes a list of function schemas, not {type(tools).__name__}")
+    if not isinstance(parallel, bool):
+        raise InvalidTools(f"parallel_tool_calls={parallel!r} is neither True nor False")
     definitions = tuple(_definition(one, place) for place, one in enumerate(tools or ()))
     names = [one["function"]["name"] for one in definitions]
     twice = sorted({name for name in names if names.count(name) > 1})
