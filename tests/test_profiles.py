@@ -199,6 +199,26 @@ def test_a_write_that_expects_another_version_is_refused_and_changes_nothing(
     assert [one.version for one in profiles.history("ann")] == [2, 1]
 
 
+@pytest.mark.parametrize("expected", ["1", 1.5, True])
+def test_an_expected_version_is_a_number_or_a_profile(expected: Any) -> None:
+    profiles = open_profiles(InMemoryStore())
+    first = profiles.put("ann", "A.")
+    with pytest.raises(InvalidArgument, match="expected_version"):
+        profiles.put("ann", "B.", expected_version=expected)
+    profiles.delete("ann")
+    profiles.put("ann", "Anew.")
+    with pytest.raises(ProfileConflict):
+        profiles.put("ann", "B.", expected_version=first)
+
+
+def test_a_single_principle_is_preferences_too() -> None:
+    profiles = open_profiles(InMemoryStore())
+    profiles.put("ann", Principle("Be brief.", 2))
+    assert profiles.get("ann") == Preferences(principles=[Principle("Be brief.", 2)])
+    with pytest.raises(InvalidPreferences, match="neither"):
+        profiles.put("ann", {1: 2})  # type: ignore[arg-type]
+
+
 @every_store
 def test_update_changes_fields_or_calls_a_function(profiles: Profiles) -> None:
     profiles.update("ann", principles=["A."])
@@ -605,6 +625,71 @@ def test_a_deleted_profile_leaves_no_trace_in_the_sqlite_files(tmp_path: Path) -
     assert b"Mine stays." in kept
 
 
+def test_a_deletion_waits_for_no_reader(tmp_path: Path) -> None:
+    profiles = open_profiles(f"sqlite:///{tmp_path}/p.db")
+    profiles.put("ann", "My secret wish.")
+    profiles.put("bob", "My other wish.")
+    with closing(sqlite3.connect(tmp_path / "p.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM store").fetchone()
+        began = time.monotonic()
+        profiles.delete("ann")
+        assert time.monotonic() - began < stores.TIMEOUT / 2
+    profiles.delete("bob")
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"wish" not in kept
+
+
+def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/p.db"
+    profiles = open_profiles(url, cache_seconds=60)
+    profiles.put("ann", "A.")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(ProfileNotFound):
+        profiles.get("ann")
+    profiles.put("bob", "B.")
+    with closing(sqlite3.connect(tmp_path / "p.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM store").fetchone() == (1,)
+
+
+def test_one_file_is_one_store_however_its_path_is_written(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    paths = ("sub/p.db", "sub/../sub/p.db", "link/p.db")
+    one, *others = (open_profiles(f"sqlite:///{tmp_path}/{path}") for path in paths)
+    one.put("ann", "A.")
+    assert all(texts(other.get("ann")) == ["A."] for other in others)
+    one.delete("ann")
+    for other in others:
+        with pytest.raises(ProfileNotFound):
+            other.get("ann")
+    with pytest.raises(ProfileStoreFailed, match="has parameters"):
+        open_profiles(f"sqlite:///{tmp_path}/p.db?mode=ro")
+
+
+def test_a_write_that_blocks_the_loop_of_another_ends_with_advice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(InMemoryStore):
+        async def abatch(self, ops: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return self.batch(ops)
+
+    monkeypatch.setattr(stores, "TIMEOUT", 0.2)
+    profiles = open_profiles(Slow())
+
+    async def both() -> None:
+        task = asyncio.create_task(profiles.aput("ann", "A."))
+        await asyncio.sleep(0.01)
+        with pytest.raises(ProfileStoreFailed, match="use aput"):
+            profiles.put("bob", "B.")
+        await task
+
+    asyncio.run(both())
+    assert profiles.list() == ["ann"]
+
+
 # Import and export.
 
 
@@ -673,6 +758,23 @@ def test_an_import_that_would_overwrite_something_unreadable_writes_nothing() ->
     assert profiles.list() == ["ann"]
 
 
+def test_an_import_checks_all_that_it_would_overwrite_before_it_writes() -> None:
+    store = InMemoryStore()
+    profiles = open_profiles(store)
+    profiles.put("user 220", "A.")
+    damage(store, "user%20220", preferences={"from_the_future": 1})
+    lines = [f'{{"user_id": "user {n}", "preferences": "X."}}' for n in range(250)]
+    with pytest.raises(ProfileUnreadable, match="'user 220'"):
+        profiles.import_lines(lines)
+    assert profiles.list() == ["user 220"]
+
+
+@pytest.mark.parametrize("line", [b"{}", {"user_id": "ann"}, 3])
+def test_lines_to_import_are_text(line: Any) -> None:
+    with pytest.raises(InvalidPreferences, match="line 1: a line is text"):
+        open_profiles(InMemoryStore()).import_lines([line])
+
+
 def test_an_import_that_breaks_off_says_how_far_it_came() -> None:
     store = Broken()
     profiles = open_profiles(store)
@@ -733,6 +835,18 @@ def test_an_unreadable_profile_is_reported_and_never_overwritten(
         next(lines)
     profiles.delete("ann")
     assert profiles.put("ann", "Anew.").version == 1
+
+
+def test_an_old_version_that_cannot_be_read_hides_no_other() -> None:
+    store = InMemoryStore()
+    profiles = open_profiles(store)
+    for text in ("A.", "B.", "C."):
+        profiles.put("ann", text)
+    [item] = store.search(("linalign",))
+    old = [dict(one) for one in item.value["history"]]
+    old[0]["preferences"] = {"from_the_future": 1}
+    damage(store, "ann", history=old)
+    assert [one.version for one in profiles.history("ann")] == [3, 1]
 
 
 # What to do where a profile cannot be read, or there is none.
@@ -1051,6 +1165,8 @@ def test_profiles_are_set_shown_and_deleted_in_the_terminal(linalign: Callable[.
         linalign("delete", "ann", "--yes")
     with pytest.raises(InvalidArgument, match="nothing to set"):
         linalign("set", "ann")
+    with pytest.raises(InvalidArgument, match="--none"):
+        linalign("set", "ann", "--none", "-p", "A.")
     with pytest.raises(InvalidPreferences, match="ratio"):
         linalign("set", "ann", "--ratio", "-1")
 
@@ -1072,6 +1188,75 @@ def test_a_profile_is_edited_in_the_editor(
             linalign("edit", "ann")
     assert "Be long." in linalign("show", "ann")
     assert "version 2" in linalign("show", "ann")
+
+
+def test_what_was_edited_is_never_lost(
+    linalign: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def editor(script: str) -> None:
+        (tmp_path / "edit.sh").write_text(f"set -e\n{script}\n", encoding="utf-8")
+        monkeypatch.setenv("EDITOR", f"sh {tmp_path}/edit.sh")
+
+    linalign("set", "ann", "-p", "Be brief.")
+    meanwhile = (
+        f'{sys.executable} -c "from linalign_integrations import open_profiles; '
+        f"open_profiles('sqlite:///{tmp_path}/cli.db').put('ann', 'Meanwhile.')\""
+    )
+    editor(
+        f'[ -e {tmp_path}/once ] || {meanwhile}; touch {tmp_path}/once; sed -i s/brief/long/ "$1"'
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    shown = linalign("edit", "ann", told="n\n")
+    assert "Meanwhile." in shown
+    [kept] = tmp_path.glob("linalign-*.json")
+    assert "Be long." in kept.read_text(encoding="utf-8")
+    assert "Meanwhile." in linalign("show", "ann")
+    (tmp_path / "once").unlink()
+    editor(
+        f'[ -e {tmp_path}/once ] || {meanwhile}; touch {tmp_path}/once; sed -i s/Mean/Long/ "$1"'
+    )
+    assert "Longwhile." in linalign("edit", "ann", told="y\n")
+    editor(': > "$1"')
+    assert "nothing changed" in linalign("edit", "ann")
+    editor('printf \'\\357\\273\\277["Be brief."]\' > "$1"')
+    assert "Be brief." in linalign("edit", "ann")
+    for script in ("printf '\\377' > \"$1\"", 'rm "$1"'):
+        editor(script)
+        with pytest.raises(InvalidArgument, match="cannot be read"):
+            linalign("edit", "ann")
+
+
+def test_a_user_s_name_writes_nothing_but_text(linalign: Callable[..., str]) -> None:
+    name = "eve\x1b[31m\x1b]0;title\x07"
+    linalign("set", name, "-p", "A.")
+    for shown in (linalign("list"), linalign("show", name)):
+        assert "\x1b" not in shown
+        assert "eve\\x1b[31m" in shown
+
+
+def test_an_export_replaces_a_file_and_nothing_else(
+    linalign: Callable[..., str], tmp_path: Path
+) -> None:
+    linalign("set", "ann", "-p", "A.")
+    file, link, pipe = (tmp_path / name for name in ("all.jsonl", "link.jsonl", "pipe"))
+    linalign("export", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600, "preferences are for their owner"
+    file.chmod(0o640)
+    link.symlink_to(file)
+    (tmp_path / "all.jsonl.part").write_text("mine", encoding="utf-8")
+    file.write_text("", encoding="utf-8")
+    linalign("export", str(link))
+    assert link.is_symlink()
+    assert "ann" in file.read_text(encoding="utf-8")
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "all.jsonl.part").read_text(encoding="utf-8") == "mine"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit(pipe.read_text, encoding="utf-8")
+        linalign("export", str(pipe))
+    assert "ann" in read.result()
+    assert pipe.is_fifo()
 
 
 def test_profiles_are_exported_to_a_file_and_imported(

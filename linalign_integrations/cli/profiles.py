@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -22,7 +23,9 @@ from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
     LinAlignError,
+    ProfileConflict,
     ProfileNotFound,
+    ProfileStoreFailed,
     ProfileUnreadable,
 )
 from linalign_integrations.preferences import (
@@ -81,11 +84,11 @@ def list_(store: Store = "", tenant: Tenant = "default") -> None:
         except ProfileNotFound:  # deleted since the list was made
             continue
         except LinAlignError as error:
-            made.add_row(Text(user), "", "", Text(f"unreadable: {error}", style="red"))
+            made.add_row(_name(user), "", "", Text(f"unreadable: {error}", style="red"))
             continue
         said = "; ".join(principle.text for principle in profile.preferences.principles)
         shown = Text(said.replace("\n", " "), overflow="ellipsis", no_wrap=True)
-        made.add_row(Text(user), str(profile.version), _time(profile), shown)
+        made.add_row(_name(user), str(profile.version), _time(profile), shown)
     Console().print(made if made.row_count else f"no profiles in {profiles!r}", markup=False)
 
 
@@ -148,6 +151,8 @@ def set_(
     said = {name: value for name, value in fields.items() if value is not None}
     if not (said or principle or add or none or weight is not None):
         raise InvalidArgument("nothing to set: give --principle, --add, --none, --ratio or another")
+    if none and (principle or add):
+        raise InvalidArgument("--none is no principle at all: leave out --principle and --add")
     if weight is not None and not (principle or add):
         raise InvalidArgument("--weight is that of --principle or --add: give one, or use edit")
 
@@ -176,22 +181,25 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
     head = EDITED.format(user=json.dumps(user))
     fields = said.model_dump(mode="json", exclude_unset=True)
     text = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
+    begun = text
     while True:
-        edited = _edited(text)
-        if edited == text:
+        text = _edited(text)
+        said_now = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+        if text == begun or not said_now.strip():
             Console().print("nothing changed")
             return
         try:
-            lines = [line for line in edited.splitlines() if not line.startswith("#")]
-            new = as_preferences(json.loads("\n".join(lines))) or Preferences()
-            written = profiles.put(user, new, expected_version=version)
+            new = as_preferences(json.loads(said_now)) or Preferences()
+            _print(user, profiles.put(user, new, expected_version=version))
         except (ValueError, TypeError, InvalidPreferences) as error:
-            _stderr().print(Text(f"this cannot be stored: {error}", style="red"))
-            if not typer.confirm("Edit it again?", default=True):
-                raise typer.Exit(1) from error
-            text = edited
+            _again(f"this cannot be stored: {error}", "Edit it again?", text, error)
+        except ProfileConflict as error:
+            version = error.version
+            _print(user, profiles.read(user))
+            _again("meanwhile this was stored", "Edit, and replace it?", text, error)
+        except LinAlignError as error:
+            _again(str(error), "Edit and try again?", text, error)
         else:
-            _print(user, written)
             return
 
 
@@ -204,8 +212,9 @@ def delete(
 ) -> None:
     """Forgets a user, history included."""
     profiles = _open(store, tenant)
-    if user not in profiles.list():
-        raise ProfileNotFound(f"user {user!r} has no profile")
+    # What cannot be read is to go as well.
+    with suppress(ProfileUnreadable, ProfileStoreFailed):
+        profiles.read(user)
     if not yes:
         typer.confirm(f"Delete the profile of {user!r} and its history?", abort=True)
     profiles.delete(user)
@@ -224,12 +233,10 @@ def export(
         for line in lines:
             print(line)
         return
-    # An export that breaks off does not stand in for a whole one that was there before.
-    part = Path(f"{file}.part")
     unreadable = None
     try:
         with (
-            part.open("w", encoding="utf-8") as out,
+            _replacing(Path(file)) as out,
             Progress(TextColumn("{task.completed} profiles exported"), console=_stderr()) as bar,
         ):
             task = bar.add_task("profiles", total=None)
@@ -239,11 +246,8 @@ def export(
                     bar.advance(task)
             except ProfileUnreadable as error:
                 unreadable = error
-        part.replace(file)
     except OSError as error:
         raise InvalidArgument(f"{file!r} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
     if unreadable:
         raise unreadable
 
@@ -308,6 +312,29 @@ def bench(
     Console().print(made)
 
 
+@contextmanager
+def _replacing(file: Path) -> Iterator[TextIO]:
+    """A file to write that takes the place of another once it is whole, with the same rights.
+
+    A new one is for its owner alone. What is no file, such as a pipe, is written as it comes.
+    """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        with file.open("w", encoding="utf-8") as out:
+            yield out
+        return
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            yield out
+        if file.exists():
+            part.chmod(file.stat().st_mode)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _edited(text: str) -> str:
     """What a user makes of a text in the editor of their choice."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
@@ -320,7 +347,32 @@ def _edited(text: str) -> str:
             raise InvalidArgument(
                 f"the editor {editor!r} did not work, nothing changed: set EDITOR to another"
             ) from error
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeError) as error:
+            raise InvalidArgument(
+                f"what the editor {editor!r} left cannot be read, nothing changed: {error}"
+            ) from error
+
+
+def _again(why: str, question: str, text: str, error: Exception) -> None:
+    """Asks whether to go on; if not, keeps what was written and ends."""
+    _stderr().print(Text(why, style="red"))
+    if typer.confirm(question, default=True):
+        return
+    handle, name = tempfile.mkstemp(prefix="linalign-", suffix=".json")
+    with os.fdopen(handle, "w", encoding="utf-8") as kept:
+        kept.write(text)
+    _stderr().print(f"what you wrote is kept in {name}", markup=False)
+    raise typer.Exit(1) from error
+
+
+def _name(user: str, more: str = "") -> Text:
+    """A user's name for the terminal, in which a name could otherwise write what it likes."""
+    spelt = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in user
+    )
+    return Text(spelt + more)
 
 
 def _timed(call: Callable[[], object], times: int) -> Iterator[float]:
@@ -341,7 +393,7 @@ def _time(profile: Profile) -> str:
 
 def _print(user: str, profile: Profile) -> None:
     console = Console()
-    console.print(Text(f"{user}, version {profile.version}, {_time(profile)}", style="bold"))
+    console.print(_name(user, f", version {profile.version}, {_time(profile)}"), style="bold")
     made = plain_table(show_header=False)
     made.add_column(style="cyan", no_wrap=True)
     made.add_column()

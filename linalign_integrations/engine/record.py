@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,7 +115,8 @@ class AlignmentRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dictionaries, lists, numbers and strings, ready for JSON."""
-        return asdict(self)
+        made: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return made
 
     def __repr__(self) -> str:
         return (

@@ -146,22 +146,23 @@ class Profiles:
     def put(
         self,
         user_id: str,
-        preferences: Preferences | str | Sequence[str | Principle],
+        preferences: Preferences | Principle | str | Sequence[str | Principle],
         *,
-        expected_version: int | None = None,
+        expected_version: int | Profile | None = None,
     ) -> Profile:
         """Stores the preferences of a user in place of earlier ones, which join the history.
 
         Args:
             user_id: the user.
             preferences: preferences, or only principles.
-            expected_version: the version that is replaced, 0 for none; by default any.
+            expected_version: the version that is replaced, 0 for none; by default any. A profile
+                that ``read`` gave is told from one of the same number that was made anew since.
 
         Returns:
             The profile that was written.
 
         Raises:
-            InvalidArgument: the name is empty, too long, or not text.
+            InvalidArgument: the name is empty, too long, or not text, or the version is none.
             InvalidPreferences: they are not preferences, or a value lies outside its range.
             ProfileConflict: another version than the expected one is stored; nothing was written.
             ProfileUnreadable: what is stored cannot be read, and would be lost; delete it first.
@@ -172,9 +173,9 @@ class Profiles:
     async def aput(
         self,
         user_id: str,
-        preferences: Preferences | str | Sequence[str | Principle],
+        preferences: Preferences | Principle | str | Sequence[str | Principle],
         *,
-        expected_version: int | None = None,
+        expected_version: int | Profile | None = None,
     ) -> Profile:
         """``put`` without blocking the event loop."""
         stored = await self._astore([(user_id, _said(preferences), expected_version)])
@@ -183,7 +184,7 @@ class Profiles:
     def update(
         self,
         user_id: str,
-        change: Callable[[Preferences], Preferences | str | Sequence[str | Principle]]
+        change: Callable[[Preferences], Preferences | Principle | str | Sequence[str | Principle]]
         | None = None,
         **fields: Any,
     ) -> Profile:
@@ -218,7 +219,7 @@ class Profiles:
     async def aupdate(
         self,
         user_id: str,
-        change: Callable[[Preferences], Preferences | str | Sequence[str | Principle]]
+        change: Callable[[Preferences], Preferences | Principle | str | Sequence[str | Principle]]
         | None = None,
         **fields: Any,
     ) -> Profile:
@@ -331,22 +332,26 @@ class Profiles:
         Raises:
             InvalidPreferences: a line is not a profile or a user is named twice; nothing was
                 written.
-            ProfileUnreadable: a profile in the store would be lost; nothing was written.
+            ProfileUnreadable: a profile in the store would be lost; nothing was written, or the
+                message says how much was before another process stored it.
             ProfileStoreFailed: the store failed; the message says how many were written.
         """
         with tempfile.TemporaryFile("w+", encoding="utf-8") as checked:
             total = self._check(lines, checked.write)
             checked.seek(0)
             while chunk := list(islice(checked, _CHUNK)):
-                self._run(self._records.finding([json.loads(line)["user_id"] for line in chunk]))
+                users = [json.loads(line)["user_id"] for line in chunk]
+                for user, kept in zip(users, self._run(self._records.finding(users)), strict=True):
+                    if kept is not None:
+                        profile_of(user, kept)
             checked.seek(0)
             written = 0
             while chunk := list(islice(checked, _CHUNK)):
                 changes = [_parsed_line(line) for line in chunk]
                 try:
                     self._store([(user, said, None) for user, said in changes])
-                except ProfileStoreFailed as error:
-                    raise ProfileStoreFailed(
+                except (ProfileStoreFailed, ProfileUnreadable) as error:
+                    raise type(error)(
                         f"{error}; {written} of {total} profiles had been imported before"
                     ) from error.__cause__
                 written += len(chunk)
@@ -359,7 +364,7 @@ class Profiles:
         number = 0
         try:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
+                if isinstance(line, str) and not line.strip():
                     continue
                 user, _ = _parsed_line(line)
                 if user in seen:
@@ -500,9 +505,11 @@ def _reopen(url: str, tenant: str, cache_seconds: float, keep: int) -> Profiles:
 
 
 def _said(value: object) -> Preferences:
-    if not isinstance(value, (Preferences, str, Mapping, Sequence)):
+    named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    if not (named or isinstance(value, (Preferences, Principle, str, Sequence))):
         raise InvalidPreferences(f"{value!r:.80} is neither Preferences nor principles")
-    return as_preferences(value) or Preferences()
+    said: Any = value
+    return as_preferences(said) or Preferences()
 
 
 def _changed(
@@ -526,10 +533,12 @@ def _found(user: str, profile: Profile | None) -> Profile:
 
 
 def _parsed_line(line: str) -> tuple[str, Preferences]:
+    if not isinstance(line, str):
+        raise InvalidPreferences(f"a line is text, not {type(line).__name__}")
     try:
         read = _Line.model_validate_json(line)
     except ValidationError as error:
-        raise InvalidPreferences(describe(error)) from error
+        raise InvalidPreferences(describe(error).removeprefix("_Line: ")) from error
     label_of(read.user_id, "user_id")
     return read.user_id, _said(read.preferences)
 

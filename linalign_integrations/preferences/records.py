@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -88,11 +89,16 @@ class Records:
         return profile_of(user, document) if document else None
 
     def remembering(self, user: str) -> Steps[list[Profile]]:
-        """Gives the versions that are kept, the newest first."""
+        """Gives the versions that are kept and can be read, the newest first."""
         document = (yield from self.finding([user]))[0]
         if document is None:
             raise not_found(user)
-        return [profile_of(user, version) for version in (document, *document.history)]
+        kept = [profile_of(user, document)]
+        for version in document.history:
+            # One that this release cannot read says nothing against the others.
+            with suppress(ProfileUnreadable):
+                kept.append(profile_of(user, version))
+        return kept
 
     def finding(self, users: Sequence[str]) -> Steps[list[_Document | None]]:
         """Gives what is stored for each user, or None."""
@@ -182,6 +188,10 @@ def _require(user: str, expected: int | Profile | None, before: _Document | None
         )
         expected = expected.version
     else:
+        if expected is not None and (isinstance(expected, bool) or not isinstance(expected, int)):
+            raise InvalidArgument(
+                f"expected_version is a number or a Profile, not {expected!r:.80}"
+            )
         same = expected is None or expected == version
     if not same:
         raise ProfileConflict(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What is read beside the user_id of a profile alone, where apps have keys of their own as well.
 _STRENGTH = ("ratio", "kl_budget", "plausibility")
 # What may be misspelt, and what looks like it but is a word of its own.
-_WORDS = ("principles", "preferences")
+_WORDS = ("principles", "preferences", "kl_budget", "plausibility")
 _OTHER_WORDS = {"principal", "principals", "references"}
 _UNSAID = dict(Preferences())
 _scopes: ContextVar[tuple[use_preferences, ...]] = ContextVar("linalign_scopes", default=())
@@ -57,7 +57,9 @@ def as_preferences(
 
 
 class use_preferences:  # noqa: N801 - reads as a verb where it is used
-    """Sets the preferences of every call made inside a ``with`` or ``async with`` block.
+    """Sets the preferences of calls made inside a ``with`` or ``async with`` block.
+
+    Of calls of the frameworks' classes, that is: an ``Engine`` takes what it is given.
 
     Blocks nest: the inner one wins where it says something. The value follows the context into
     asyncio tasks and into threads that copy the context; a plain ``ThreadPoolExecutor`` does not.

@@ -124,19 +124,36 @@ class Home:
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         """The store, while nobody else writes what goes by these names; all or nothing is kept."""
-        with self.lock:
+        if not self.lock.acquire(timeout=TIMEOUT):
+            raise self._busy()
+        try:
             yield self.store
+        finally:
+            self.lock.release()
 
     @asynccontextmanager
     async def alone_async(self) -> AsyncIterator[Store]:
         """``alone`` for a native store; the event loop runs on while it waits."""
         # Polled, since a thread that waits could not be called off.
-        while not self.lock.acquire(blocking=False):  # noqa: ASYNC110
+        deadline = time.monotonic() + TIMEOUT
+        while not self.lock.acquire(blocking=False):
+            if time.monotonic() > deadline:
+                raise self._busy()
             await asyncio.sleep(0.001)
         try:
             yield self.store
         finally:
             self.lock.release()
+
+    def _busy(self) -> ProfileStoreFailed:
+        return ProfileStoreFailed(
+            f"others have been writing to {self.shown} for {TIMEOUT:.0f} seconds; in an event "
+            "loop, use aput, aupdate and adelete: a write that blocks the loop stops theirs"
+        )
+
+    def is_gone(self) -> bool:
+        """Whether what was opened is no longer what its URL names."""
+        return False
 
     def purge(self) -> None:
         """Removes what the store still holds of what was deleted, where it would hold it."""
@@ -208,7 +225,7 @@ class _Sqlite(Home):
         super().__init__(url)
         with _extra("profiles", url):
             from langgraph.store.sqlite import SqliteStore
-        path = url.removeprefix("sqlite:///")
+        self._path = path = url.removeprefix("sqlite:///")
         with self.reported("opened"):
             self._connection = _open_sqlite(path)
             self._written = SqliteStore(self._connection)
@@ -217,6 +234,7 @@ class _Sqlite(Home):
             # Readers have a connection of their own, so that they never wait for a writer.
             self.store = SqliteStore(_open_sqlite(path))
             self.store.setup()
+        self._file = _file_id(path)
 
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
@@ -234,9 +252,25 @@ class _Sqlite(Home):
                 raise
 
     def purge(self) -> None:
-        # Not certain, since a reader of an older state may stand in the way for a while.
+        # Not certain, since a reader of an older state may stand in the way. Nobody waits for that:
+        # the next deletion takes this one's traces along.
         with suppress(sqlite3.OperationalError), self.lock:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.execute("PRAGMA busy_timeout=0")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout={TIMEOUT * 1000:.0f}")
+
+    def is_gone(self) -> bool:
+        return self._file is not None and _file_id(self._path) != self._file
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - asked before each call
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _open_sqlite(path: str) -> _Connection:
@@ -417,10 +451,10 @@ def connect(url: str) -> Home:
         ProfileStoreFailed: it cannot be opened.
     """
     home = _homes.get(url)
-    if home is None:
+    if home is None or home.is_gone():
         with _opening:
             home = _homes.get(url)
-            if home is None:
+            if home is None or home.is_gone():
                 home = _homes[url] = _open(url)
     return home
 
@@ -433,7 +467,14 @@ def settled(url: str) -> str:
     """
     kind, separator, path = url.partition("://")
     if kind == "sqlite" and path.startswith("/") and path not in ("/", "/:memory:"):
-        return f"sqlite:///{Path(path[1:]).absolute()}"
+        if "?" in path:
+            raise ProfileStoreFailed(f"{url!r} has parameters, and a file takes none: leave out ?")
+        try:
+            return f"sqlite:///{Path(path[1:]).resolve()}"
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ProfileStoreFailed(
+                f"the profile store {url!r} cannot be opened: {error}"
+            ) from error
     if kind == "postgres" and separator:
         return f"postgresql://{path}"
     if not separator or kind not in ("memory", "postgresql", "redis", "rediss"):
