@@ -328,6 +328,9 @@ class Writer:
         if kind not in ("chat", "turns"):
             return ["tone", "length", "format", "mood", "dialect"]
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
+        if self.split == "train":
+            # Only these scenes know them, so they come up more often.
+            names += ["budget", "expertise"]
         return [*names, topic.taste, topic.taste] if topic.taste else names
 
     def _state(self, scene: Scene, dimensions: Sequence[str], count: int) -> None:
