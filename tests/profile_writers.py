@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from linalign_integrations import Preferences, open_profiles
@@ -32,7 +33,11 @@ def forked(work: Callable[[], object]) -> tuple[int, int]:
     try:
         os.write(into, json.dumps(work()).encode())
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 

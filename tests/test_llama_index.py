@@ -208,6 +208,7 @@ def test_an_answer_of_any_length_leaves_room_for_what_is_asked(make: Callable) -
 
 def test_usage_is_where_token_counting_looks_for_it(make: Callable) -> None:
     counter = TokenCountingHandler(tokenizer=lambda text: pytest.fail("should not need to guess"))
+    make().chat(USER)  # from now on its prompt is reused
     llm = make(callback_manager=CallbackManager([counter]))
     response = llm.chat(USER)
     assert counter.completion_llm_token_count == 12

@@ -253,6 +253,27 @@ async def test_updates_by_many_tasks_lose_nothing(profiles: Profiles) -> None:
 
 
 @every_store
+@pytest.mark.parametrize("way", ["update", "aupdate"])
+def test_an_update_that_always_comes_second_is_made_at_last(profiles: Profiles, way: str) -> None:
+    others = 0
+
+    def late(now: Preferences) -> list[Principle | str]:
+        nonlocal others
+        # Nobody else can write during the last attempt, and nobody can go on writing for ever.
+        if others < 10:
+            others += 1
+            profiles.put("ann", f"Other {others}.")
+        return [*now.principles, "Mine."]
+
+    if way == "update":
+        profiles.update("ann", late)
+    else:
+        asyncio.run(profiles.aupdate("ann", late))
+    assert texts(profiles.get("ann")) == ["Other 10.", "Mine."]
+    assert others == 10
+
+
+@every_store
 def test_a_change_made_while_an_update_thinks_is_not_lost(profiles: Profiles) -> None:
     profiles.put("ann", ["A."])
     calls = []

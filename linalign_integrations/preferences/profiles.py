@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,7 +52,7 @@ _Names = list[str]
 _History = list[Profile]
 
 _CHUNK = 100
-_ATTEMPTS = 100
+_ATTEMPTS = 10
 
 
 class _Line(BaseModel):
@@ -195,7 +196,9 @@ class Profiles:
 
         Args:
             user_id: the user; one without a profile starts from ``Preferences()``.
-            change: makes new preferences of the present ones; called again after a conflict.
+            change: makes new preferences of the present ones; called again after a conflict. After
+                ten conflicts it is called while nobody else can write, so that it must not write
+                to the store itself.
             **fields: fields of ``Preferences`` that are replaced, after ``change`` if both are
                 given.
 
@@ -203,18 +206,16 @@ class Profiles:
             The profile that was written.
 
         Raises:
-            ProfileConflict: others kept writing this profile, for some hundred attempts.
             LinAlignError: as for ``put``.
         """
         for pause in _pauses():
             present = self._fetch(user_id)
             try:
-                return self._store([_changed(user_id, present, change, fields)])[user_id]
+                return self._store([_changed(user_id, change, fields, present)])[user_id]
             except ProfileConflict:
-                if pause is None:
-                    raise
                 time.sleep(pause)
-        raise AssertionError
+        # Those who just wrote come first again and again, so that this might never end.
+        return self._change(user_id, partial(_changed, user_id, change, fields))
 
     async def aupdate(
         self,
@@ -227,14 +228,18 @@ class Profiles:
         for pause in _pauses():
             present = await self._afetch(user_id)
             try:
-                stored = await self._astore([_changed(user_id, present, change, fields)])
+                stored = await self._astore([_changed(user_id, change, fields, present)])
             except ProfileConflict:
-                if pause is None:
-                    raise
                 await asyncio.sleep(pause)
             else:
                 return stored[user_id]
-        raise AssertionError
+        made = partial(_changed, user_id, change, fields)
+        if not self._home.native:
+            return await asyncio.to_thread(self._change, user_id, made)
+        with self._noting([user_id]) as known:
+            written = await self._arun(self._records.changing(user_id, made), [user_id])
+            known |= written
+        return written[user_id]
 
     def delete(self, user_id: str) -> None:
         """Forgets a user, history included; nothing happens if there is no profile.
@@ -437,6 +442,12 @@ class Profiles:
             known |= written
         return written
 
+    def _change(self, user: str, change: Callable[[Profile | None], Change]) -> Profile:
+        with self._noting([user]) as known:
+            written = self._run(self._records.changing(user, change), [user])
+            known |= written
+        return written[user]
+
     def _run(self, steps: Steps[_T], alone: Sequence[str] = ()) -> _T:
         home = self._home
         names = ["/".join((*place, label)) for place, label in map(self._records.key, alone)]
@@ -514,9 +525,9 @@ def _said(value: object) -> Preferences:
 
 def _changed(
     user: str,
-    present: Profile | None,
     change: Callable[[Preferences], Any] | None,
     fields: dict[str, Any],
+    present: Profile | None,
 ) -> Change:
     said = present.preferences if present else Preferences()
     if change:
@@ -543,11 +554,10 @@ def _parsed_line(line: str) -> tuple[str, Preferences]:
     return read.user_id, _said(read.preferences)
 
 
-def _pauses() -> Iterator[float | None]:
-    """Seconds to wait after each conflict, in chance lengths that grow; None after the last."""
-    for attempt in range(_ATTEMPTS - 1):
+def _pauses() -> Iterator[float]:
+    """Seconds to wait after each conflict, in chance lengths that grow."""
+    for attempt in range(_ATTEMPTS):
         yield random.uniform(0, min(0.001 * 2**attempt, 0.05))  # noqa: S311
-    yield None
 
 
 def _listed(names: Sequence[str]) -> str:

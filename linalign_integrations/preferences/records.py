@@ -25,7 +25,7 @@ from linalign_integrations.errors import (
 from linalign_integrations.preferences.model import Preferences
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 FORMAT = 1
 ROOT = ("linalign", "profiles")
@@ -136,6 +136,13 @@ class Records:
             written[user] = Profile(said, after.version, now)
         yield puts
         return written
+
+    def changing(
+        self, user: str, change: Callable[[Profile | None], Change]
+    ) -> Steps[dict[str, Profile]]:
+        """Gives the profile that a change of the present one makes. To be run alone."""
+        present = yield from self.reading(user)
+        return (yield from self.writing([change(present)]))
 
     def deleting(self, user: str) -> Steps[dict[str, None]]:
         """Gives what is left of a user. To be run alone."""
