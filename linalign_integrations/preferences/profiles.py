@@ -215,7 +215,8 @@ class Profiles:
             except ProfileConflict:
                 time.sleep(pause)
         # Those who just wrote come first again and again, so that this might never end.
-        return self._change(user_id, partial(_changed, user_id, change, fields))
+        last = self._records.changing(user_id, partial(_changed, user_id, change, fields))
+        return self._write(last, [user_id])[user_id]
 
     async def aupdate(
         self,
@@ -233,13 +234,8 @@ class Profiles:
                 await asyncio.sleep(pause)
             else:
                 return stored[user_id]
-        made = partial(_changed, user_id, change, fields)
-        if not self._home.native:
-            return await asyncio.to_thread(self._change, user_id, made)
-        with self._noting([user_id]) as known:
-            written = await self._arun(self._records.changing(user_id, made), [user_id])
-            known |= written
-        return written[user_id]
+        last = self._records.changing(user_id, partial(_changed, user_id, change, fields))
+        return (await self._awrite(last, [user_id]))[user_id]
 
     def delete(self, user_id: str) -> None:
         """Forgets a user, history included; nothing happens if there is no profile.
@@ -427,26 +423,27 @@ class Profiles:
         return known[user]
 
     def _store(self, changes: Sequence[Change]) -> dict[str, Profile]:
-        users = [user for user, _, _ in changes]
-        with self._noting(users) as known:
-            written = self._run(self._records.writing(changes), users)
-            known |= written
-        return written
+        return self._write(self._records.writing(changes), [user for user, _, _ in changes])
 
     async def _astore(self, changes: Sequence[Change]) -> dict[str, Profile]:
-        if not self._home.native:
-            return await asyncio.to_thread(self._store, changes)
-        users = [user for user, _, _ in changes]
+        steps = self._records.writing(changes)
+        return await self._awrite(steps, [user for user, _, _ in changes])
+
+    def _write(self, steps: Steps[dict[str, Profile]], users: Sequence[str]) -> dict[str, Profile]:
         with self._noting(users) as known:
-            written = await self._arun(self._records.writing(changes), users)
+            written = self._run(steps, users)
             known |= written
         return written
 
-    def _change(self, user: str, change: Callable[[Profile | None], Change]) -> Profile:
-        with self._noting([user]) as known:
-            written = self._run(self._records.changing(user, change), [user])
+    async def _awrite(
+        self, steps: Steps[dict[str, Profile]], users: Sequence[str]
+    ) -> dict[str, Profile]:
+        if not self._home.native:
+            return await asyncio.to_thread(self._write, steps, users)
+        with self._noting(users) as known:
+            written = await self._arun(steps, users)
             known |= written
-        return written[user]
+        return written
 
     def _run(self, steps: Steps[_T], alone: Sequence[str] = ()) -> _T:
         home = self._home
