@@ -858,6 +858,40 @@ def test_an_unreadable_profile_is_reported_and_never_overwritten(
     assert profiles.put("ann", "Anew.").version == 1
 
 
+@pytest.mark.parametrize(
+    "opened",
+    [name for name in DATABASES if name.values != ("postgresql",)],
+    indirect=True,
+)
+def test_a_row_that_is_no_json_hides_no_other(opened: Callable, tmp_path: Path) -> None:
+    profiles = opened(cache_seconds=0)
+    for user in ("ann", "bob"):
+        profiles.put(user, "A.")
+    namespace, key = profiles._records.key("ann")
+    if "sqlite" in profiles._url:
+        with closing(sqlite3.connect(tmp_path / "profiles.db")) as other, other:
+            other.execute("UPDATE store SET value = '{\"preferences' WHERE key = ?", [key])
+    else:
+        from redis import Redis
+
+        Redis.from_url(profiles._url).hset(".".join(namespace), key, '{"preferences')
+    uses: list[Callable[[], object]] = [
+        lambda: profiles.get("ann"),
+        lambda: profiles.history("ann"),
+        lambda: profiles.put("ann", "Over it."),
+    ]
+    for use in uses:
+        with pytest.raises(ProfileUnreadable, match="'ann'"):
+            use()
+    assert profiles.list() == ["ann", "bob"]
+    lines = profiles.export_lines()
+    assert json.loads(next(lines))["user_id"] == "bob"
+    with pytest.raises(ProfileUnreadable, match="unreadable profiles of 'ann'"):
+        next(lines)
+    profiles.delete("ann")
+    assert profiles.put("ann", "Anew.").version == 1
+
+
 def test_an_old_version_that_cannot_be_read_hides_no_other() -> None:
     store = InMemoryStore()
     profiles = open_profiles(store)
@@ -1095,6 +1129,27 @@ async def test_an_asynchronous_langgraph_store_is_used_as_one(tmp_path: Path) ->
         assert await profiles.alist() == ["ann"]
 
 
+async def test_a_call_that_would_block_the_loop_of_its_store_says_so_whatever_the_policy(
+    tmp_path: Path,
+) -> None:
+    from langgraph.store.sqlite.aio import AsyncSqliteStore
+
+    async with AsyncSqliteStore.from_conn_string(str(tmp_path / "a.db")) as store:
+        await store.setup()
+        profiles = open_profiles(store)
+        await profiles.aput("ann", "A.")
+        for blocks in (lambda: profiles.put("ann", "B."), lambda: profiles.read("ann")):
+            with pytest.raises(InvalidArgument, match="asynchronous methods"):
+                blocks()
+        with pytest.raises(InvalidArgument, match="asynchronous methods"):
+            resolve(
+                config={"user_id": "ann"},
+                profiles=open_profiles(store, cache_seconds=0),
+                on_profile_error="plain",
+            )
+        assert texts(await asyncio.to_thread(profiles.get, "ann")) == ["A."]
+
+
 async def test_a_langgraph_store_without_asynchronous_methods_works_in_a_thread(
     tmp_path: Path,
 ) -> None:
@@ -1190,6 +1245,41 @@ def test_profiles_are_set_shown_and_deleted_in_the_terminal(linalign: Callable[.
         linalign("set", "ann", "--none", "-p", "A.")
     with pytest.raises(InvalidPreferences, match="ratio"):
         linalign("set", "ann", "--ratio", "-1")
+
+
+def test_what_was_set_is_unset_in_the_terminal(linalign: Callable[..., str]) -> None:
+    linalign("set", "ann", "-p", "Be brief.", "--ratio", "3", "--kl-budget", "0.5")
+    linalign("set", "ann", "--unset", "ratio", "--unset", "kl-budget", "--plausibility", "0.9")
+    assert json.loads(linalign("show", "ann", "--json")) == {
+        "principles": [{"text": "Be brief.", "weight": 1.0}],
+        "plausibility": 0.9,
+    }
+    linalign("set", "ann", "--unset", "principles", "--add", "Be kind.")
+    assert "Be brief." not in linalign("show", "ann")
+    with pytest.raises(InvalidArgument, match="'ration'"):
+        linalign("set", "ann", "--unset", "ration")
+    with pytest.raises(InvalidArgument, match="both set and unset"):
+        linalign("set", "ann", "--unset", "ratio", "--ratio", "2")
+
+
+def test_a_terminal_without_unicode_shows_and_exports_all_the_same(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/p.db"
+    said = "Sei höflich. 你好 🦜"
+    open_profiles(url).put("zoë", said)
+
+    def run(*arguments: str, **more: Any) -> bytes:
+        code = "from linalign_integrations.cli import main; main()"
+        command = [sys.executable, "-c", code, "profiles", *arguments, "--store", url]
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        return subprocess.run(  # noqa: S603
+            command, env=environment, check=True, capture_output=True, **more
+        ).stdout
+
+    assert "höflich. \\u4f60".encode("latin-1") in run("show", "zoë")
+    exported = run("export")
+    assert json.loads(exported)["preferences"]["principles"][0]["text"] == said
+    run("import", "-", input=exported.replace("zoë".encode(), "bär".encode()))
+    assert texts(open_profiles(url).get("bär")) == [said]
 
 
 def test_a_profile_is_edited_in_the_editor(

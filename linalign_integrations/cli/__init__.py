@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -221,6 +222,10 @@ def run_places(
 
 def main() -> None:
     """Runs the command; errors a user can mend are one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A letter that the terminal cannot show is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except LinAlignError as error:

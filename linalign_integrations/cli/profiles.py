@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -126,6 +127,10 @@ def set_(
         float | None, typer.Option(help="Of the principles given here; below 0 steers away.")
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="No principles: plain answers.")] = False,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option("--unset", help="A field to say nothing of, such as ratio; may be repeated."),
+    ] = None,
     ratio: Annotated[float | None, typer.Option(help="Largest step.")] = None,
     kl_budget: Annotated[float | None, typer.Option(help="Most nats per token.")] = None,
     plausibility: Annotated[float | None, typer.Option(help="Mass of the plausible set.")] = None,
@@ -149,7 +154,14 @@ def set_(
         "align_reasoning": align_reasoning,
     }
     said = {name: value for name, value in fields.items() if value is not None}
-    if not (said or principle or add or none or weight is not None):
+    unsaid = {name.replace("-", "_") for name in unset or ()}
+    if unknown := sorted(unsaid - set(Preferences.model_fields)):
+        raise InvalidArgument(
+            f"--unset takes {', '.join(Preferences.model_fields)}, not {unknown[0]!r}"
+        )
+    if both := sorted(unsaid & (said.keys() | ({"principles"} if principle or none else set()))):
+        raise InvalidArgument(f"{both[0]} is both set and unset: leave one out")
+    if not (said or unsaid or principle or add or none or weight is not None):
         raise InvalidArgument("nothing to set: give --principle, --add, --none, --ratio or another")
     if none and (principle or add):
         raise InvalidArgument("--none is no principle at all: leave out --principle and --add")
@@ -160,6 +172,7 @@ def set_(
         return [Principle(text, 1.0 if weight is None else weight) for text in texts or ()]
 
     def change(now: Preferences) -> Preferences:
+        now = Preferences(**{name: getattr(now, name) for name in now.model_fields_set - unsaid})
         if not (principle or none or add):
             return now
         stays = weighted(principle) if principle or none else now.principles
@@ -230,6 +243,7 @@ def export(
     """Writes every profile as a line of JSON."""
     lines = _open(store, tenant).export_lines()
     if file == "-":
+        _as_utf8(sys.stdout)
         for line in lines:
             print(line)
         return
@@ -269,6 +283,7 @@ def import_(
 
         try:
             if file == "-":
+                _as_utf8(sys.stdin)
                 count = profiles.import_lines(sys.stdin, advance=advance)
             else:
                 with Path(file).open(encoding="utf-8-sig") as lines:
@@ -310,6 +325,12 @@ def bench(
         made.add_row(name, f"{taken[len(taken) // 2]:.1f}", f"{taken[int(len(taken) * 0.99)]:.1f}")
     kept.delete(user)
     Console().print(made)
+
+
+def _as_utf8(stream: TextIO) -> None:
+    """Lines of JSON are UTF-8, whatever the terminal's own encoding."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")
 
 
 @contextmanager

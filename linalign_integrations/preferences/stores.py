@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import sys
@@ -165,6 +166,12 @@ class Home:
             yield
         except LinAlignError:
             raise
+        except asyncio.InvalidStateError as error:
+            # What LangGraph's asynchronous stores say where they would wait for themselves.
+            raise InvalidArgument(
+                f"the profile store {self.shown} cannot be {done} by a call that blocks its event "
+                "loop: use the asynchronous methods there, such as aget or ainvoke"
+            ) from error
         except self.failures as error:
             reason = text = str(error) or type(error).__name__
             for secret in self.secrets:
@@ -228,11 +235,11 @@ class _Sqlite(Home):
         self._path = path = url.removeprefix("sqlite:///")
         with self.reported("opened"):
             self._connection = _open_sqlite(path)
-            self._written = SqliteStore(self._connection)
+            self._written = SqliteStore(self._connection, deserializer=_value)
             with self.alone(()):
                 self._written.setup()
             # Readers have a connection of their own, so that they never wait for a writer.
-            self.store = SqliteStore(_open_sqlite(path))
+            self.store = SqliteStore(_open_sqlite(path), deserializer=_value)
             self.store.setup()
         self._file = _file_id(path)
 
@@ -263,6 +270,14 @@ class _Sqlite(Home):
 
     def is_gone(self) -> bool:
         return self._file is not None and _file_id(self._path) != self._file
+
+
+def _value(kept: Any) -> Any:
+    """What was stored, or its text where that is no JSON, so that it hides no other row."""
+    try:
+        return json.loads(kept)
+    except ValueError:
+        return str(kept)
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
@@ -418,6 +433,16 @@ class _Redis(Home):
             from redis.exceptions import RedisError
 
             from linalign_integrations.preferences.kvstore import KeyValueStore
+
+        class Kept(RedisKVStore):  # type: ignore[misc]
+            # The inherited ones stumble over a value that is no JSON.
+            def get(self, key: str, collection: str = "data") -> Any:
+                kept = client.hget(collection, key)
+                return None if kept is None else _value(kept)
+
+            def get_all(self, collection: str = "data") -> dict[str, Any]:
+                return {key: _value(kept) for key, kept in client.hscan_iter(collection)}
+
         self.failures = (RedisError, OSError)
         with _parsed(self.shown):
             said = urlsplit(url)
@@ -432,7 +457,7 @@ class _Redis(Home):
         self._client = client
         # LangGraph's own Redis store does not find what lies under several labels, takes names for
         # equal that differ in case, and replaces a document by deleting it first.
-        self.store = KeyValueStore(RedisKVStore(redis_client=client, async_redis_client=client))
+        self.store = KeyValueStore(Kept(redis_client=client, async_redis_client=client))
 
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
