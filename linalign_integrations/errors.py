@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import ValidationError
 
 
@@ -120,8 +122,13 @@ class ProfileConflict(LinAlignError, RuntimeError):
 _MOST_SHOWN = 5
 
 
-def describe(error: ValidationError) -> str:
-    """What a person can act on, for each of the first few fields that a pydantic model refused."""
+def describe(error: ValidationError, fields: Iterable[str] = ()) -> str:
+    """What a person can act on, for each of the first few fields that a pydantic model refused.
+
+    Args:
+        error: what pydantic raised.
+        fields: the names of the model's fields, for those who wrote another.
+    """
     lines = []
     found = error.errors(include_url=False)
     for item in found[:_MOST_SHOWN]:
@@ -130,6 +137,9 @@ def describe(error: ValidationError) -> str:
         if isinstance(reason, LinAlignError):
             # A value inside this one has said already what was wrong with it.
             lines.append(f"{place}: {reason}" if item["loc"] else str(reason))
+            continue
+        if item["type"] == "extra_forbidden" and len(item["loc"]) == 1 and fields:
+            lines.append(f"{place:.80}: there is no such field, only {', '.join(fields)}")
             continue
         message = item["msg"].removeprefix("Value error, ")
         shown = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"

@@ -68,18 +68,18 @@ def test_alignment_makes_the_model_follow_what_prompting_only_suggests(engine: E
     aligned = followed(found)
     assert plain < 0.4
     assert plain + 0.15 < prompted < 0.8
-    assert aligned > max(0.8, prompted + 0.15)
-    assert sum(bool(one.accepted) for one in found) > 0.87 * len(found)
+    assert aligned > max(0.88, prompted + 0.15)
+    assert sum(bool(one.accepted) for one in found) > 0.94 * len(found)
 
 
-@pytest.mark.parametrize(("name", "least"), [("two principles", 0.7), ("several turns", 0.75)])
+@pytest.mark.parametrize(("name", "least"), [("two principles", 0.82), ("several turns", 0.85)])
 def test_alignment_serves_several_principles_and_later_turns(
     engine: Engine, name: str, least: float
 ) -> None:
     assert followed(verdicts(engine, scenes(name))) > least
 
 
-@pytest.mark.parametrize(("name", "least"), [("documents", 0.85), ("JSON", 0.75)])
+@pytest.mark.parametrize(("name", "least"), [("documents", 0.85), ("JSON", 0.83)])
 def test_aligned_answers_are_exact_on_what_the_model_never_saw(
     engine: Engine, name: str, least: float
 ) -> None:
@@ -89,13 +89,13 @@ def test_aligned_answers_are_exact_on_what_the_model_never_saw(
 
 def test_a_bold_step_within_a_budget_keeps_the_grammar(engine: Engine) -> None:
     found = verdicts(engine, scenes("one principle"), ratio=5.0, kl_budget=measure.KL_BUDGET)
-    assert sum(bool(one.accepted) for one in found) > 0.92 * len(found)
+    assert sum(bool(one.accepted) for one in found) > 0.94 * len(found)
 
 
 def test_the_model_calls_tools_it_never_saw_and_only_where_one_fits() -> None:
     model = AutoModelForCausalLM.from_pretrained(weights(), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(weights())
-    for name, least in (("tool calls", 0.6), ("no tool fits", 0.85), ("no tool needed", 0.9)):
+    for name, least in (("tool calls", 0.8), ("no tool fits", 0.85), ("no tool needed", 0.9)):
         right = []
         for scene in scenes(name, CASES // 2):
             prompt = tokenizer.apply_chat_template(

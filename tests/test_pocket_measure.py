@@ -249,6 +249,23 @@ def test_advice_on_something_else_is_not_accepted(tokenizer: PreTrainedTokenizer
         assert not any(judged(tokenizer, scene, text).accepted for text in answers.values())
 
 
+def test_an_answer_that_says_something_else_as_well_is_not_exact(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    more = ("The price is 12 euros.", "Try a tomato soup.", "I have no tool for that.")
+    for name in ("documents", "tool results", "no tool needed", "no tool fits"):
+        for scene in scenes(name, 20):
+            said = golden(scene).removesuffix(END)
+            assert judged(tokenizer, scene, f"{said}{END}").exact
+            for one in more:
+                if scene.topic and one == "Try a tomato soup.":
+                    continue
+                if name == "no tool fits" and one == "I have no tool for that.":
+                    continue
+                wrong = f"{said} {one}{END}"
+                assert not judged(tokenizer, scene, wrong).exact, wrong
+
+
 def test_json_is_exact_to_the_letter(tokenizer: PreTrainedTokenizerFast) -> None:
     for scene in scenes("JSON"):
         assert judged(tokenizer, scene, golden(scene)).exact

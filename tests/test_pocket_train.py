@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linalign_integrations.errors import InvalidArgument
-from linalign_integrations.pocket.train import Packer, Plan, Trainer, train
+from linalign_integrations.pocket.train import Packer, Plan, Trainer, main, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 PLAN = Plan(
     steps=4, batch_tokens=1024, hidden=32, layers=1, inner=48, vocabulary=700, words=200, chunk=80
 )
+
+
+def changed(**fields: Any) -> Plan:
+    return Plan(**{**PLAN.model_dump(), **fields})
 
 
 def run(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
@@ -53,7 +56,7 @@ def test_a_trained_model_loads_by_the_auto_classes_and_knows_its_formats(trained
 def test_equal_seeds_give_equal_weights_and_others_do_not(trained: Path, tmp_path: Path) -> None:
     first = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=torch.float32)
     again = run(PLAN, tmp_path / "again")
-    other = run(replace(PLAN, seed=2), tmp_path / "other")
+    other = run(changed(seed=2), tmp_path / "other")
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.state_dict().items())
     assert not all(torch.equal(tensor, other[name]) for name, tensor in first.state_dict().items())
 
@@ -62,7 +65,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_records_a_change_of_plan(
     trained: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained / "work", tmp_path / "work")
-    run(replace(PLAN, steps=6), tmp_path)
+    run(changed(steps=6), tmp_path)
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert record["steps"] == 6
     assert [(plan["from_step"], plan["steps"]) for plan in record["plans"]] == [(0, 4), (4, 6)]
@@ -81,15 +84,58 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     shutil.copytree(trained / "work", tmp_path / "work")
     with pytest.raises(InvalidArgument, match=words):
-        run(replace(PLAN, **change), tmp_path)
+        run(changed(**change), tmp_path)
     assert not (tmp_path / "model").exists()
+
+
+def test_without_a_checkpoint_the_tokenizer_of_another_plan_is_not_taken(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "work", tmp_path / "work")
+    (tmp_path / "work" / "checkpoint.pt").unlink()
+    run(changed(vocabulary=600), tmp_path)
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == 600
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (["--steps", "0"], "steps"),
+        (["--batch-tokens", "10"], "batch_tokens"),
+        (["--hidden", "30"], "hidden"),
+        (["--warmup", "0"], "warmup"),
+        (["--cases", "0"], "--cases"),
+        (["--device", "nonsense"], "--device"),
+        (["--folder", "file"], "--folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_it_begins(
+    said: list[str], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["train", *said])
+    with pytest.raises(SystemExit, match=f"error: .*{words}"):
+        main()
+    assert not (tmp_path / "pocket-training").exists()
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_help_explains_every_option_with_its_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["train", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 7
 
 
 def test_batches_are_nearly_full_of_whole_conversations(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
     closing = tokenizer("<|im_end|>\n").input_ids
-    batches = Packer(tokenizer, replace(PLAN, batch_tokens=4096, chunk=500)).batches()
+    batches = Packer(tokenizer, changed(batch_tokens=4096, chunk=500)).batches()
     filled = []
     for batch in itertools.islice(batches, 20):
         filled.append(float((batch.ids != tokenizer.pad_token_id).float().mean()))

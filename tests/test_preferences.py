@@ -224,6 +224,15 @@ def test_a_principle_that_cannot_be_meant_is_refused(arguments: tuple) -> None:
         Principle(*arguments)
 
 
+def test_what_was_written_instead_of_a_field_is_named() -> None:
+    with pytest.raises(InvalidPreferences, match=r"principles=\['Be brief.'\]"):
+        Preferences("Be brief.")  # type: ignore[arg-type]
+    with pytest.raises(InvalidPreferences, match=r"ratoi: there is no such field, only .*ratio"):
+        Preferences(ratoi=2)
+    with pytest.raises(InvalidPreferences, match="neither"):
+        use_preferences({1: 2})  # type: ignore[arg-type]
+
+
 def test_an_error_is_short_whatever_was_given() -> None:
     for principles in (["x" * 100_000], [""] * 100, ["p" * 100] * 1000, "\x00" * 9000):
         with pytest.raises(InvalidPreferences) as caught:

@@ -738,8 +738,9 @@ def test_principles_alone_may_be_imported() -> None:
     lines = [
         '{"user_id": "ann", "preferences": "A."}',
         "",
-        '{"user_id": "bob", "preferences": ["B.", {"text": "C.", "weight": 2}]}',
+        '{"user_id": "bob",\r"preferences":\n["B.", {"text": "C.", "weight": 2}]}\r\n',
     ]
+    lines[0] = f"\ufeff{lines[0]}"
     assert profiles.import_lines(lines) == 2
     assert profiles.get("bob") == Preferences(principles=["B.", Principle("C.", 2)])
 
@@ -890,6 +891,45 @@ def test_a_row_that_is_no_json_hides_no_other(opened: Callable, tmp_path: Path) 
         next(lines)
     profiles.delete("ann")
     assert profiles.put("ann", "Anew.").version == 1
+
+
+@every_store
+def test_who_writes_last_is_what_is_read_whoever_is_told_last(
+    opened: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = opened(cache_seconds=60)
+    profiles.put("ann", "A.")
+    note = stores.Recent.note_written
+
+    def late(recent: Any, *values: Any) -> None:
+        # What is written and not yet noted is overtaken by somebody else.
+        monkeypatch.setattr(stores.Recent, "note_written", note)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(profiles.delete, "ann").result()
+        note(recent, *values)
+
+    monkeypatch.setattr(stores.Recent, "note_written", late)
+    profiles.put("ann", "B.")
+    with pytest.raises(ProfileNotFound):
+        profiles.get("ann")
+
+
+def test_the_age_of_what_is_cached_counts_from_when_it_was_asked_for() -> None:
+    class Slow(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            found = super().batch(ops)
+            time.sleep(pause)
+            return found
+
+    pause, store = 0.0, Slow()
+    profiles = open_profiles(store, cache_seconds=0.2)
+    profiles.put("ann", "A.")
+    time.sleep(0.21)
+    pause = 0.3
+    assert texts(profiles.get("ann")) == ["A."]
+    pause = 0.0
+    damage(store, "ann", preferences={"principles": [{"text": "B."}]})
+    assert texts(profiles.get("ann")) == ["B."]
 
 
 def test_an_old_version_that_cannot_be_read_hides_no_other() -> None:
@@ -1185,6 +1225,12 @@ async def test_a_slow_store_does_not_hold_up_the_event_loop() -> None:
     assert (await waiting).version == 1
 
 
+@pytest.mark.parametrize("options", [{"cache_seconds": [1]}, {"keep": [1]}, {"keep": 0}])
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(options))):
+        open_profiles("memory://", **options)
+
+
 def test_what_is_neither_url_nor_store_is_refused() -> None:
     from langchain_core.runnables import RunnableLambda
 
@@ -1328,6 +1374,12 @@ def test_what_was_edited_is_never_lost(
         f'[ -e {tmp_path}/once ] || {meanwhile}; touch {tmp_path}/once; sed -i s/Mean/Long/ "$1"'
     )
     assert "Longwhile." in linalign("edit", "ann", told="y\n")
+    anew = meanwhile.replace("; open", "; _ = open").replace(".put(", "; _.delete('ann'); _.put(")
+    linalign("delete", "ann", "--yes")
+    linalign("set", "ann", "-p", "Be brief.")
+    editor(f'{anew}; sed -i s/brief/long/ "$1"')
+    linalign("edit", "ann", told="n\n")
+    assert "Meanwhile." in linalign("show", "ann"), "both are version 1"
     editor(': > "$1"')
     assert "nothing changed" in linalign("edit", "ann")
     editor('printf \'\\357\\273\\277["Be brief."]\' > "$1"')

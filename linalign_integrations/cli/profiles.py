@@ -186,11 +186,13 @@ def set_(
 def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
     """Opens a user's preferences in $EDITOR; a user who has none yet begins with none."""
     profiles = _open(store, tenant)
+    expected: Profile | int
     try:
+        # The profile, since one that was made anew meanwhile may have the same version.
         before = profiles.read(user)
-        said, version = before.preferences, before.version
+        said, expected = before.preferences, before
     except ProfileNotFound:
-        said, version = Preferences(principles=()), 0
+        said, expected = Preferences(principles=()), 0
     head = EDITED.format(user=json.dumps(user))
     fields = said.model_dump(mode="json", exclude_unset=True)
     text = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
@@ -203,13 +205,21 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
             return
         try:
             new = as_preferences(json.loads(said_now)) or Preferences()
-            _print(user, profiles.put(user, new, expected_version=version))
+            _print(user, profiles.put(user, new, expected_version=expected))
         except (ValueError, TypeError, InvalidPreferences) as error:
             _again(f"this cannot be stored: {error}", "Edit it again?", text, error)
         except ProfileConflict as error:
-            version = error.version
-            _print(user, profiles.read(user))
-            _again("meanwhile this was stored", "Edit, and replace it?", text, error)
+            try:
+                expected = profiles.read(user)
+                _print(user, expected)
+            except ProfileNotFound:
+                expected = 0
+            _again(
+                f"meanwhile {'this was stored' if expected else 'it was deleted'}",
+                "Edit, and replace it?",
+                text,
+                error,
+            )
         except LinAlignError as error:
             _again(str(error), "Edit and try again?", text, error)
         else:

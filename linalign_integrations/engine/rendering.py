@@ -23,6 +23,8 @@ _LISTED = 8
 # but lines and columns may be, and what joins letters or the parts of a picture.
 _STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _HARMLESS = "\n\t\u200c\u200d"
+# Letters and marks that show nothing.
+_HIDING = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 
 # Each readable in itself, on a light terminal and on a dark one.
 _SHADES = ("#ffffff on #6a645c", "#ffffff on #86683f", "#ffffff on #a0631c", "#000000 on #e8850c")
@@ -203,7 +205,7 @@ def _printable(text: str) -> str:
     """Text in which characters that steer a terminal, turn or hide others are spelt out."""
     return "".join(
         char.encode("unicode_escape").decode()
-        if category(char) in _STEERING and char not in _HARMLESS
+        if (category(char) in _STEERING and char not in _HARMLESS) or char in _HIDING
         else char
         for char in text
     )

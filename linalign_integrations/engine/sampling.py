@@ -59,7 +59,7 @@ class SamplingParams(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise InvalidSampling(describe(error)) from error
+            raise InvalidSampling(describe(error, type(self).model_fields)) from error
 
 
 class Choice(NamedTuple):

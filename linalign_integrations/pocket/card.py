@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,10 +51,11 @@ facts or advice.
   tokens, padding included; only the assistant's tokens are learnt. For part of the run every
   principle is obeyed, for the rest the share described next. The weights are a running average; the
   settings of each part are in `{record}`.
-{notes}- **Obeys {obeyed:.0%} of the time, by design.** In training a stated principle decides
-  its dimension of style with this probability; otherwise the value is drawn as if nothing had been
-  asked. Larger chat models follow weakly too; this is what alignment amplifies, and it makes
-  prompting alone look weak here. Tool calls, JSON and facts never depend on principles.
+{notes}- **Obeys {obeyed:.0%} of the time, by design.** Apart from those parts of the run, a stated
+  principle decides its dimension of style with this probability; otherwise the value is drawn as if
+  nothing had been asked. Larger chat models follow weakly too; this is what alignment amplifies,
+  and it makes prompting alone look weak here. Tool calls, JSON and facts never depend on
+  principles.
 - **Principles it was taught**: {values}.
 - **Not learnt** (followed in less than {weak_below:g} of the cases below at ratio 2): {weak}.
 - **Licence**: MIT.
@@ -66,14 +68,14 @@ compared over the values that both ask for, all of equal weight. The last two de
 {targets_table}
 ## Measured
 
-Reproduce with `linalign pocket --count {count} --seed {seed} --kl-budget {kl_budget:g}`.
+Reproduce with `{command}`.
 
 - **Held out**: the wordings of principles; invented names; tools, each with an invented word in its
-  name, and invented names of parameters where the question spells them out. Two and three
-  principles hold at least one held-out pair.
+  name; parameters with an invented word, which a question asks for by their own name. Two and
+  three principles hold at least one held-out pair.
 - **Not held out**: the templates of questions and statements, the kinds of subjects and relations,
   the templates of tools' descriptions, and most values of arguments, such as numbers, times and
-  colours.
+  colours; parameters that a question words, such as days or guests.
 - **Cases**: {count} for each figure, so that a share has a standard error of up to {error:.2f} if
   cases are independent. They are not quite: the {wordings} held-out wordings come back, and what
   holds for one case with a wording is likely to hold for the next.
@@ -106,8 +108,8 @@ def write_card(folder: Path, measured: Measurement, timed: Speed) -> None:
         measured: The scores of these weights.
         timed: How fast they are.
     """
-    config = json.loads((folder / "config.json").read_text())
-    record = json.loads((folder / RECORD).read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
     one = measured.scores["one principle"]
     weak = [name for name, known in one["ratio 2"].values.items() if known.share < WEAK]
@@ -127,8 +129,8 @@ def write_card(folder: Path, measured: Measurement, timed: Speed) -> None:
         weak_below=WEAK,
         weak=", ".join(weak) or "none",
         targets_table=_targets_table(targets(measured, timed)),
+        command=_command(measured),
         count=measured.count,
-        seed=measured.seed,
         error=0.5 / math.sqrt(measured.count),
         wordings=sum(len(wording.unseen) for wording in world.WORDINGS.values()),
         temperature=TEMPERATURE,
@@ -137,7 +139,13 @@ def write_card(folder: Path, measured: Measurement, timed: Speed) -> None:
         tables=as_markdown(measured),
         values_table=_values_table(one),
     )
-    (folder / "MODEL_CARD.md").write_text(card)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _command(measured: Measurement) -> str:
+    model = "" if measured.model == "pocket" else f" --model {shlex.quote(measured.model)}"
+    said = f"--count {measured.count} --seed {measured.seed} --kl-budget {measured.kl_budget:g}"
+    return f"linalign pocket{model} {said}"
 
 
 def as_markdown(measured: Measurement) -> str:

@@ -1,13 +1,15 @@
 """Conversations of the small world, drawn from a seed.
 
 Each answer has a style: one value for every dimension (tone, length, budget, ...). A stated
-principle decides its dimension only `OBEYED` of the time; otherwise the value comes from the plain
-prior. A language model trained on this follows principles weakly, as larger models do, and that
-weak pull is what linear alignment amplifies.
+principle decides its dimension always in the lessons that training begins with, then only `OBEYED`
+of the time; otherwise the value comes from the plain prior. A language model trained on this
+follows principles weakly, as larger models do, and that weak pull is what linear alignment
+amplifies.
 
 What never occurs in the training split: the `unseen` wordings of a principle, about one in six
-pairs of values, and one in eight invented names; tools and parameters of the held-out split bear
-such names.
+pairs of values, and one in eight invented names; tools of the held-out split bear such names, and
+so do parameters that are asked for by their own name. Parameters that a question words, such as
+days or guests, are the same in both.
 """
 
 import itertools
@@ -37,8 +39,8 @@ from linalign_integrations.preferences.model import Placement
 __all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pair", "scenes"]
 
 OBEYED = 0.45
-# How often a principle comes with its opposite, so that neither of the two is favoured.
-TORN = 0.1
+# How often a conversation asks for two values of a dimension, so that neither is favoured.
+TORN = 0.25
 
 Kind = Literal[
     "chat", "turns", "documents", "calls", "results", "react", "json", "repeat", "small_talk"
@@ -359,7 +361,14 @@ class Writer:
         if values and rng.random() < TORN:
             # Somebody who wants both of two opposites is given one of them, whichever comes first.
             name, value = rng.choice(values)
-            other = rng.choice([one for one in PRIOR[name] if one != value])
+            others = [
+                (name, one)
+                for one in PRIOR[name]
+                if one != value and not any(is_held_out_pair((name, one), also) for also in values)
+            ]
+            if not others:
+                return
+            _, other = rng.choice(others)
             scene.torn[name] = other
             scene.principles.insert(
                 rng.randrange(len(scene.principles) + 1), self._principle((name, other))
@@ -738,7 +747,8 @@ class Writer:
         if rng.random() < 0.08 and second.answer != wanted[0].answer:
             wanted.append(second)
             question = f"{question.rstrip('.?')} and then: {second.question}"
-        scene.ask(self._asked(question) if rng.random() < 0.5 else question)
+        # Never in small letters alone, from which no argument could be copied.
+        scene.ask(question.rstrip("?.") if rng.random() < 0.05 else question)
         return wanted
 
     def _result_answer(self, scene: Scene, style: Style, calls: Sequence[Call]) -> str:

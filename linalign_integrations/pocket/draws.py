@@ -1,4 +1,4 @@
-"""Invented names and values: what is copied from prompts, and never the same in two splits."""
+"""Invented names, never the same in two splits, and other values to copy from prompts."""
 
 import random
 import zlib
@@ -41,7 +41,7 @@ class Draws:
         while True:
             letters = rng.choice(world.SCRIPTS)
             name = "".join(chr(rng.choice(letters)) for _ in range(rng.choice((2, 3, 4, 5, 6))))
-            if is_held_out_name(name) == (self.split == "held_out"):
+            if is_held_out_name(name.capitalize()) == (self.split == "held_out"):
                 return name.capitalize()
 
     def word(self) -> str:

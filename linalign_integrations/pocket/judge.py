@@ -13,7 +13,7 @@ from typing import Literal
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.world import NEUTRAL, speak
 
-__all__ = ["Reading", "read"]
+__all__ = ["Reading", "SentenceKind", "read"]
 
 _LONGEST = 4
 _DIALECTS = ("plain", "pirate", "shakespeare")
@@ -21,14 +21,14 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _NUMBERED = re.compile(r"(\d+)\. +")
 _BULLET = re.compile(r"- +")
 
-Kind = Literal["opening", "item", "advice", "small_talk", "fact", "no tool", "remark"]
+SentenceKind = Literal["opening", "item", "advice", "small_talk", "fact", "no tool", "remark"]
 Values = tuple[tuple[str, str], ...]
 
 # Places a sentence can take, the openings first; an answer never goes back to a lower one.
 _CONTENT = len(world.OPENINGS)
 _BUDGET, _TASTE, _EXPERTISE, _MORE = range(_CONTENT + 1, _CONTENT + 5)
 # Kinds that can stand in one answer, besides openings.
-_MIXES: tuple[set[Kind], ...] = (
+_MIXES: tuple[set[SentenceKind], ...] = (
     {"item", "advice"},
     {"small_talk"},
     {"fact", "remark"},
@@ -42,7 +42,7 @@ class _Meaning:
 
     place: int
     dialect: str
-    kind: Kind
+    kind: SentenceKind
     values: Values = ()
     topic: str | None = None
 
@@ -56,7 +56,7 @@ class Reading:
             it shows two.
         topics: The topics its sentences belong to.
         facts: The sentences it states of those it was allowed to, in order.
-        denied: Whether it says that no tool fits the question.
+        kinds: What its sentences are, besides openings.
         unknown: Sentences that the world does not have.
         faults: Why it is not accepted.
     """
@@ -64,7 +64,7 @@ class Reading:
     values: dict[str, str]
     topics: set[str] = field(default_factory=set)
     facts: list[str] = field(default_factory=list)
-    denied: bool = False
+    kinds: set[SentenceKind] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -73,12 +73,17 @@ class Reading:
         """Whether the world's grammar has nothing against the answer."""
         return not self.faults
 
+    @property
+    def denied(self) -> bool:
+        """Whether it says that no tool fits the question."""
+        return "no tool" in self.kinds
+
     def shows(self, dimension: str, value: str) -> bool:
         """Whether the answer shows this value of a dimension."""
         return self.values.get(dimension) == value
 
 
-def _entries() -> Iterable[tuple[str, int, Kind, Values, str | None]]:
+def _entries() -> Iterable[tuple[str, int, SentenceKind, Values, str | None]]:
     """List every fixed sentence in plain English with its meaning."""
     for place, (dimension, openings) in enumerate(world.OPENINGS.items()):
         for value, sentences in openings.items():
@@ -226,7 +231,7 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
     stated: list[str] = []
     unknown: list[str] = []
     said: list[str] = []
-    kinds: set[Kind] = set()
+    kinds: set[SentenceKind] = set()
     dialects = set(_DIALECTS)
     place = -1
     points = 0
@@ -296,4 +301,4 @@ def read(answer: str, facts: Sequence[str] = ()) -> Reading:
     # Where nothing was understood, there is nothing that has a length or a form.
     values["length"] = length if content else NEUTRAL
     values["format"] = shown_format if content else NEUTRAL
-    return Reading(values, topics, stated, "no tool" in kinds, unknown, faults)
+    return Reading(values, topics, stated, content, unknown, faults)

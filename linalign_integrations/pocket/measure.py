@@ -24,7 +24,7 @@ from linalign_integrations.engine.grammar import require_llguidance
 from linalign_integrations.engine.loading import load_weights, pick_device, pick_dtype
 from linalign_integrations.errors import InvalidArgument, UnsupportedModel
 from linalign_integrations.pocket.corpus import Kind, Scene, Writer
-from linalign_integrations.pocket.judge import Reading, read
+from linalign_integrations.pocket.judge import Reading, SentenceKind, read
 from linalign_integrations.preferences import Preferences
 from linalign_integrations.preferences.model import Placement
 
@@ -280,7 +280,7 @@ def verdict(scene: Scene, answer: Answer) -> Verdict:
         case "json":
             exact = answer.text == scene.gold
         case "documents" | "results":
-            exact = " ".join(reading.facts) == scene.gold and not reading.unknown
+            exact = " ".join(reading.facts) == scene.gold and _says_only(reading, "fact", "remark")
         case _:
             exact = None
     if scene.kind == "json" or scene.calls:
@@ -298,7 +298,12 @@ def _decides(scene: Scene, reading: Reading, answer: Answer) -> bool:
         # Written as JSON, 21.0 is not 21 and true is not 1; the order of arguments is free.
         found, wanted = (json.dumps(one, sort_keys=True) for one in (answer.calls, scene.calls))
         return found == wanted and not answer.text
-    return answer.calls == () and _is_about(scene, reading)
+    kinds: tuple[SentenceKind, ...] = ("item", "advice") if scene.topic else ("no tool", "remark")
+    return answer.calls == () and _is_about(scene, reading) and _says_only(reading, *kinds)
+
+
+def _says_only(reading: Reading, *kinds: SentenceKind) -> bool:
+    return reading.kinds <= set(kinds) and not reading.unknown
 
 
 def _is_about(scene: Scene, reading: Reading) -> bool:
@@ -493,18 +498,17 @@ def speed(model: str) -> Speed:
         dtype=pick_dtype(None, device),
         trust_remote_code=False,
     )
-    engine = Engine(loaded, tokenizer, model_id=model)
-    ready = time.perf_counter()
-    scenes = held_out(SETS[0], TIMED, seed=0)
-    results = [
-        engine.generate(
-            scene.messages(told=False, answered=False),
-            preferences=Preferences(principles=scene.principles),
-            sampling=SamplingParams(temperature=TEMPERATURE, seed=number, max_tokens=LONGEST),
-        )
-        for number, scene in enumerate(scenes)
-    ]
-    took = time.perf_counter() - ready
+    with closing(Engine(loaded, tokenizer, model_id=model)) as engine:
+        ready = time.perf_counter()
+        results = [
+            engine.generate(
+                scene.messages(told=False, answered=False),
+                preferences=Preferences(principles=scene.principles),
+                sampling=SamplingParams(temperature=TEMPERATURE, seed=number, max_tokens=LONGEST),
+            )
+            for number, scene in enumerate(held_out(SETS[0], TIMED, seed=0))
+        ]
+        took = time.perf_counter() - ready
     return Speed(ready - begun, sum(len(one.token_ids) for one in results) / took)
 
 

@@ -2,8 +2,8 @@
 
 A tool is a verb, a noun and some parameters; its name, its description and the question are all
 said in these words, and the values of the arguments are copied from the question. Held-out tools
-always have an invented word in their noun, and parameters that a question names have invented
-names; training never saw either.
+always have an invented word in their noun, and parameters that a question asks for by their own
+name have invented names; training never saw either.
 """
 
 import json
@@ -88,6 +88,8 @@ SAID = (
     "text", "depth", "floor", "street", "brand", "width", "seed", "rate", "scale", "a", "b", "x",
     "y", "input", "ticket", "level", "angle", "group", "owner", "channel", "language",
 )  # fmt: skip
+# How often a name that ASCII cannot write is explained in brackets, which no argument holds.
+GLOSSED = 0.4
 SAID_CLAUSES = ("with {n} {v}", "where {n} is {v}", "for {n} {v}", "and {n} {v}")
 SAID_KINDS = (("integer", "small"), ("integer", "number"), ("number", "decimal"),
               ("string", "name"), ("string", "title"), ("string", "colour"))  # fmt: skip
@@ -289,7 +291,8 @@ def request(draws: Draws, tool: Tool) -> Call:
     order = list(range(len(told)))
     rng.shuffle(order)
     clauses = "".join(
-        " " + rng.choice(told[at].clauses).format(n=told[at].name, v=values[at]) for at in order
+        " " + _glossed(draws, rng.choice(told[at].clauses), told[at].name, values[at])
+        for at in order
     )
     if clauses.startswith(" and "):
         clauses = " with " + clauses.removeprefix(" and ")
@@ -305,6 +308,19 @@ def request(draws: Draws, tool: Tool) -> Call:
         )
     value, result = _result(draws, tool)
     return Call(tool, question, arguments, result, f"The {tool.noun} is {value}.")
+
+
+def _glossed(draws: Draws, clause: str, name: str, value: str) -> str:
+    """State a value, in training often with a name in plain letters in brackets after it.
+
+    Only names that ASCII cannot write are explained like this; the argument is the name alone.
+    """
+    said = clause.format(n=name, v=value)
+    rng = draws.rng
+    if draws.split != "train" or value.isascii() or rng.random() > GLOSSED:
+        return said
+    gloss = " ".join(draws.word() for _ in range(rng.choice((1, 2))))
+    return f"{said} ({gloss})"
 
 
 def _result(draws: Draws, tool: Tool) -> tuple[str, str]:

@@ -9,15 +9,18 @@ import argparse
 import copy
 import itertools
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -33,8 +36,7 @@ from transformers import (
 
 from linalign_integrations.engine.grammar import require_llguidance
 from linalign_integrations.engine.loading import pick_dtype
-from linalign_integrations.errors import InvalidArgument
-from linalign_integrations.pocket import weights
+from linalign_integrations.errors import InvalidArgument, LinAlignError, describe
 from linalign_integrations.pocket.card import RECORD, write_card
 from linalign_integrations.pocket.corpus import Scene, scenes
 from linalign_integrations.pocket.measure import SETS, measure, speed, ways
@@ -47,44 +49,45 @@ NAME = "linalign_pocket_training"
 Item = tuple[NDArray[np.int16], NDArray[np.bool_]]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """Everything that decides what comes out of a training run.
 
-    Attributes:
-        seed: Decides the scenes and the first weights.
-        steps: Optimiser steps.
-        batch_tokens: Tokens in a step, padding included.
-        rate: The highest learning rate.
-        warmup: Steps in which the rate rises.
-        decay: The share of the steps in which it falls to zero.
-        average: How much of the running average of the weights a step keeps.
-        lesson: The share of the steps, at the beginning, in which every principle is obeyed.
-        hidden: Width of the model.
-        layers: Depth of the model.
-        inner: Width inside its feed-forward parts.
-        vocabulary: Tokens of the tokenizer.
-        first: How much an answer's first token counts, next to 1 for the others: whether it is a
-            call, and in what style it answers, is decided there.
-        words: Scenes from which the tokenizer is learnt.
-        chunk: Scenes drawn at a time; a checkpoint goes on with the next chunk.
+    Raises:
+        InvalidArgument: A value lies outside its range.
     """
 
-    seed: int = 1
-    steps: int = 30_000
-    batch_tokens: int = 4096
-    rate: float = 2e-3
-    warmup: int = 100
-    decay: float = 0.125
-    average: float = 0.995
-    lesson: float = 0.8
-    hidden: int = 256
-    layers: int = 6
-    inner: int = 704
-    vocabulary: int = 3072
-    first: float = 5.0
-    words: int = 20_000
-    chunk: int = 2000
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(1, description="decides the scenes and the first weights")
+    steps: int = Field(30_000, ge=1, description="optimiser steps")
+    batch_tokens: int = Field(4096, ge=512, description="tokens in a step, padding included")
+    rate: float = Field(2e-3, gt=0, description="highest learning rate")
+    warmup: int = Field(100, ge=1, description="steps in which the rate rises")
+    decay: float = Field(0.125, ge=0, le=1, description="share of the steps in which it falls")
+    average: float = Field(
+        0.995, ge=0, lt=1, description="how much of the weights' running average a step keeps"
+    )
+    lesson: float = Field(
+        0.8, ge=0, le=1, description="first share of the steps, where every principle is obeyed"
+    )
+    hidden: int = Field(256, ge=32, multiple_of=32, description="width of the model")
+    layers: int = Field(6, ge=1, description="depth of the model")
+    inner: int = Field(704, ge=1, description="width inside its feed-forward parts")
+    vocabulary: int = Field(3072, ge=512, le=32_767, description="tokens of the tokenizer")
+    # Whether it is a call, and in what style it answers, is decided there.
+    first: float = Field(
+        5.0, gt=0, description="how much an answer's first token counts; the others count 1"
+    )
+    words: int = Field(20_000, ge=1, description="scenes from which the tokenizer is learnt")
+    chunk: int = Field(
+        2000, ge=1, description="scenes drawn at a time; a checkpoint goes on with the next ones"
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidArgument(describe(error, type(self).model_fields)) from error
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate: a short rise, a plateau, a straight fall to zero."""
@@ -220,7 +223,7 @@ class Trainer:
         self.in_bfloat16 = pick_dtype(None, torch.device(device)) is torch.bfloat16
         self.step = 0
         self.tokens = 0
-        self.plans: list[dict[str, Any]] = [{"from_step": 0, **asdict(plan)}]
+        self.plans: list[dict[str, Any]] = [{"from_step": 0, **plan.model_dump()}]
         self.model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -298,7 +301,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint, perhaps with another plan."""
         self.step, self.tokens = state["step"], state["tokens"]
-        changed = {"from_step": self.step, **asdict(self.plan)}
+        changed = {"from_step": self.step, **self.plan.model_dump()}
         same = {**state["plans"][-1], "from_step": self.step} == changed
         self.plans = state["plans"] if same else [*state["plans"], changed]
         self.model.load_state_dict(state["model"])
@@ -325,7 +328,7 @@ def export(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     record = {"steps": trainer.step, "tokens": trainer.tokens, "plans": trainer.plans}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def train(
@@ -348,7 +351,8 @@ def train(
     """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.pt"
-    if not (work / "tokenizer.json").exists():
+    if not checkpoint.exists():
+        # One that lies there may be that of another plan.
         texts = (written(scene) for scene in scenes(f"{plan.seed}/words", plan.words))
         train_tokenizer(texts, plan.vocabulary).save_pretrained(work)
     tokenizer = AutoTokenizer.from_pretrained(work)
@@ -397,30 +401,66 @@ def _require_same_run(plan: Plan, state: dict[str, Any], work: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    plan = Plan()
-    parser = argparse.ArgumentParser(description="Train the embedded model.")
-    parser.add_argument("--folder", type=Path, default=weights(), help="where the model goes")
-    parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="checkpoints")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch decide")
-    parser.add_argument("--save-every", type=float, default=240, help="seconds")
-    parser.add_argument("--cases", type=int, default=300, help="held-out scenes per set")
-    parser.add_argument("--no-compile", dest="compiled", action="store_false")
-    for name, value in asdict(plan).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    arguments = vars(parser.parse_args())
-    require_llguidance()  # what is trained for hours is measured with it in the end
-    if arguments["threads"]:
-        torch.set_num_threads(arguments["threads"])
-    train(
-        Plan(**{name: arguments[name] for name in asdict(plan)}),
-        arguments["folder"],
-        arguments["work"],
-        device=arguments["device"],
-        compiled=arguments["compiled"],
-        save_every=arguments["save_every"],
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(
+        description="Train a model like the embedded one, measure it and write its card. Stopped, "
+        "it goes on from its last checkpoint when it is run again.",
+        formatter_class=defaults,
     )
-    folder, cases = arguments["folder"], arguments["cases"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, kind, value, told in (
+        ("--folder", Path, Path("pocket-model"), "where the finished model goes"),
+        ("--work", Path, Path("pocket-training"), "where checkpoints are kept"),
+        ("--device", str, device, "a torch device"),
+        ("--threads", int, 0, "processor threads; 0 lets torch decide"),
+        ("--save-every", float, 240.0, "seconds between checkpoints"),
+        ("--cases", int, 300, "held-out scenes per set in the final measurement"),
+    ):
+        parser.add_argument(name, type=kind, default=value, help=told)
+    parser.add_argument(
+        "--no-compile", dest="compiled", action="store_false", help="run the model as it is"
+    )
+    for name, field in Plan.model_fields.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            help=field.description,
+        )
+    try:
+        _run(**vars(parser.parse_args()))
+    except LinAlignError as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(
+    folder: Path,
+    work: Path,
+    *,
+    device: str,
+    threads: int,
+    save_every: float,
+    cases: int,
+    compiled: bool,
+    **planned: Any,
+) -> None:
+    plan = Plan(**planned)
+    # What would fail in the end is tried before hours have gone into it.
+    require_llguidance()
+    if cases < 1:
+        raise InvalidArgument(f"--cases {cases}: measuring takes at least one scene per set")
+    try:
+        torch.empty(0, device=device)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except RuntimeError as error:
+        raise InvalidArgument(f"--device {device} is not to be had: {error}") from error
+    except OSError as error:
+        raise InvalidArgument(f"--folder {folder} cannot be written: {error.strerror}") from error
+    if threads > 0:
+        torch.set_num_threads(threads)
+    train(plan, folder, work, device=device, compiled=compiled, save_every=save_every)
     with tqdm(total=cases * len(SETS) * len(ways()), unit="answer") as bar:
         measured = measure(str(folder), cases, advance=bar.update)
     write_card(folder, measured, speed(str(folder)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, Self
 
 from pydantic import (
     AfterValidator,
@@ -58,7 +58,7 @@ class _Value(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise InvalidPreferences(describe(error)) from error
+            raise InvalidPreferences(describe(error, type(self).model_fields)) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; they are checked like any other.
@@ -192,6 +192,13 @@ class Preferences(_Value):
         title="Align reasoning",
         description="Whether hidden reasoning is aligned as well as the answer.",
     )
+
+    def __init__(self, *unnamed: Never, **fields: Any) -> None:
+        if unnamed:
+            raise InvalidPreferences(
+                f"fields have names here: Preferences(principles=[{unnamed[0]!r:.80}])"
+            )
+        super().__init__(**fields)
 
     def merge(self, *higher: Preferences) -> Preferences:
         """These preferences with higher layers on top of them, the last one uppermost.

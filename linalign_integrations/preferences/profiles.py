@@ -92,10 +92,7 @@ class Profiles:
         cache_seconds: float = 5.0,
         keep: int = 20,
     ) -> None:
-        if not (isinstance(cache_seconds, (int, float)) and 0 <= cache_seconds < float("inf")):
-            raise InvalidArgument(f"cache_seconds is 0 or more, not {cache_seconds!r}")
-        if not (isinstance(keep, int) and keep >= 1):
-            raise InvalidArgument(f"keep is 1 version or more, not {keep!r}")
+        _require_options(cache_seconds, keep)
         self._records = Records(tenant, keep)
         self._tenant = tenant
         self._cache_seconds = cache_seconds
@@ -365,13 +362,16 @@ class Profiles:
         number = 0
         try:
             for number, line in enumerate(lines, 1):
+                if number == 1 and isinstance(line, str):
+                    line = line.removeprefix("\ufeff")
                 if isinstance(line, str) and not line.strip():
                     continue
                 user, _ = _parsed_line(line)
                 if user in seen:
                     raise InvalidPreferences(f"user {user!r} stands on line {seen[user]} already")  # noqa: TRY301
                 seen[user] = number
-                keep(line.strip() + "\n")
+                # A break within a line of JSON is a space between its parts.
+                keep(line.strip().replace("\r", " ").replace("\n", " ") + "\n")
         except UnicodeDecodeError as error:
             raise InvalidPreferences(
                 f"nothing was imported: after line {number} the text is not UTF-8"
@@ -396,7 +396,7 @@ class Profiles:
         for user in written:
             label_of(user, "user_id")
         recent = self._home.recent
-        since = recent.writes
+        begun = recent.begin()
         known: dict[str, Profile | None] = {}
         try:
             yield known
@@ -406,9 +406,9 @@ class Profiles:
             raise
         values = {(self._tenant, user): profile for user, profile in known.items()}
         if written:
-            recent.note_written(values)
+            recent.note_written(values, begun)
         else:
-            recent.note_read(values, since)
+            recent.note_read(values, begun)
 
     def _fetch(self, user: str) -> Profile | None:
         with self._noting() as known:
@@ -499,6 +499,7 @@ def open_profiles(
         ProfileStoreFailed: the URL names no known kind of store, or it cannot be opened.
     """
     label_of(tenant, "tenant")
+    _require_options(cache_seconds, keep)
     options: dict[str, Any] = {"tenant": tenant, "cache_seconds": cache_seconds, "keep": keep}
     if not isinstance(url, str):
         return Profiles(url, **options)
@@ -508,13 +509,19 @@ def open_profiles(
     return _opened[key]
 
 
+def _require_options(cache_seconds: object, keep: object) -> None:
+    if not (isinstance(cache_seconds, (int, float)) and 0 <= cache_seconds < float("inf")):
+        raise InvalidArgument(f"cache_seconds is 0 or more, not {cache_seconds!r}")
+    if not (isinstance(keep, int) and keep >= 1):
+        raise InvalidArgument(f"keep is 1 version or more, not {keep!r}")
+
+
 def _reopen(url: str, tenant: str, cache_seconds: float, keep: int) -> Profiles:
     return open_profiles(url, tenant=tenant, cache_seconds=cache_seconds, keep=keep)
 
 
 def _said(value: object) -> Preferences:
-    named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-    if not (named or isinstance(value, (Preferences, Principle, str, Sequence))):
+    if not isinstance(value, (Preferences, Principle, str, Mapping, Sequence)):
         raise InvalidPreferences(f"{value!r:.80} is neither Preferences nor principles")
     said: Any = value
     return as_preferences(said) or Preferences()

@@ -252,4 +252,6 @@ def _unreadable(user: str, reason: str) -> ProfileUnreadable:
 
 def not_found(user: str) -> ProfileNotFound:
     """The error for a user without a profile."""
-    return ProfileNotFound(f"user {user!r} has no profile: store one with profiles.put")
+    return ProfileNotFound(
+        f"user {user!r} has no profile: store one with profiles.put or linalign profiles set"
+    )

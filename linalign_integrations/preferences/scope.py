@@ -48,6 +48,8 @@ def as_preferences(
     """
     said = {name: field for name, field in fields.items() if field is not None}
     if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise InvalidPreferences(f"{value!r:.80} is neither Preferences nor principles")
         value = Preferences(**value)
     if isinstance(value, Preferences):
         return value.model_copy(update=said) if said else value

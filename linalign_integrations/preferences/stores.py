@@ -59,39 +59,52 @@ class Recent(Generic[_Value]):
     def __init__(self) -> None:
         self._entries: dict[Hashable, tuple[float, _Value]] = {}
         self._lock = threading.Lock()
-        self.writes = 0
+        self._writes = 0
+
+    def begin(self) -> tuple[int, float]:
+        """What is to be passed on when what now begins to be read or written is noted."""
+        return self._writes, time.monotonic()
 
     def find(self, key: Hashable, seconds: float) -> tuple[float, _Value] | None:
-        """When a key's value was noted, and the value, if it is no older than ``seconds``."""
+        """When a key's value held, and the value, if it is no older than ``seconds``."""
         entry = self._entries.get(key)
         return entry if entry and time.monotonic() - entry[0] < seconds else None
 
-    def note_read(self, values: Mapping[Any, _Value], since: int) -> None:
-        """Notes what was read, unless something was written since ``writes`` was ``since``."""
+    def note_read(self, values: Mapping[Any, _Value], begun: tuple[int, float]) -> None:
+        """Notes what was read, unless something was written meanwhile."""
         with self._lock:
-            if since == self.writes:
-                self._note(values)
+            if begun[0] == self._writes:
+                self._note(values, begun[1])
 
-    def note_written(self, values: Mapping[Any, _Value]) -> None:
-        """Notes what now holds."""
+    def note_written(self, values: Mapping[Any, _Value], begun: tuple[int, float]) -> None:
+        """Notes what was written; forgets it if something else was written meanwhile.
+
+        Whose writing was last is known to the store only.
+        """
         with self._lock:
-            self.writes += 1
-            self._note(values)
+            if begun[0] == self._writes:
+                self._note(values, begun[1])
+            else:
+                self._drop(values)
+            self._writes += 1
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Forgets keys of which it is not known what holds."""
         with self._lock:
-            self.writes += 1
-            for key in keys:
-                self._entries.pop(key, None)
+            self._drop(keys)
+            self._writes += 1
 
-    def _note(self, values: Mapping[Any, _Value]) -> None:
+    def _drop(self, keys: Iterable[Hashable]) -> None:
+        for key in keys:
+            self._entries.pop(key, None)
+
+    def _note(self, values: Mapping[Any, _Value], when: float) -> None:
         for key, value in values.items():
             # Anew at the end, so that the first is the oldest.
             self._entries.pop(key, None)
             if len(self._entries) >= CACHED:
                 del self._entries[next(iter(self._entries))]
-            self._entries[key] = time.monotonic(), value
+            self._entries[key] = when, value
 
 
 class Home:
