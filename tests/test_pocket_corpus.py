@@ -223,7 +223,7 @@ def test_an_explanation_in_brackets_is_no_part_of_an_argument() -> None:
                 explained += 1
     assert explained > 10
     held_out = Writer(1, "held_out")
-    assert not any("(" in held_out.scene("calls").dialogue[0]["content"] for _ in range(100))
+    assert not any(" (" in held_out.scene("calls").dialogue[0]["content"] for _ in range(100))
 
 
 def test_training_never_meets_what_is_held_out(training: list[Scene]) -> None:
