@@ -812,6 +812,17 @@ def test_an_import_that_breaks_off_says_how_far_it_came() -> None:
 # What cannot be read.
 
 
+def ann_hides_no_other(profiles: Profiles) -> None:
+    """An unreadable profile is listed, named in an export, and makes way when it is deleted."""
+    assert profiles.list() == ["ann", "bob"]
+    lines = profiles.export_lines()
+    assert json.loads(next(lines))["user_id"] == "bob"
+    with pytest.raises(ProfileUnreadable, match="unreadable profiles of 'ann'"):
+        next(lines)
+    profiles.delete("ann")
+    assert profiles.put("ann", "Anew.").version == 1
+
+
 def damage(store: InMemoryStore, user: str, **changes: Any) -> dict[str, Any]:
     [item] = [item for item in store.search(("linalign",), limit=100) if item.key == user]
     value = {**item.value, **changes}
@@ -850,13 +861,7 @@ def test_an_unreadable_profile_is_reported_and_never_overwritten(
         with pytest.raises(ProfileUnreadable, match=words):
             use()
     assert damage(store, "ann") == kept
-    assert profiles.list() == ["ann", "bob"]
-    lines = profiles.export_lines()
-    assert json.loads(next(lines))["user_id"] == "bob"
-    with pytest.raises(ProfileUnreadable, match="unreadable profiles of 'ann'"):
-        next(lines)
-    profiles.delete("ann")
-    assert profiles.put("ann", "Anew.").version == 1
+    ann_hides_no_other(profiles)
 
 
 @pytest.mark.parametrize(
@@ -884,13 +889,7 @@ def test_a_row_that_is_no_json_hides_no_other(opened: Callable, tmp_path: Path) 
     for use in uses:
         with pytest.raises(ProfileUnreadable, match="'ann'"):
             use()
-    assert profiles.list() == ["ann", "bob"]
-    lines = profiles.export_lines()
-    assert json.loads(next(lines))["user_id"] == "bob"
-    with pytest.raises(ProfileUnreadable, match="unreadable profiles of 'ann'"):
-        next(lines)
-    profiles.delete("ann")
-    assert profiles.put("ann", "Anew.").version == 1
+    ann_hides_no_other(profiles)
 
 
 @every_store
