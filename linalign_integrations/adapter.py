@@ -46,6 +46,7 @@ _ELSEWHERE = {
     "request_timeout": "timeout",
     "stop_sequences": "stop",
     "torch_dtype": "dtype",
+    "num_output": "max_tokens",
     "user": "user_id",
 }
 # LangChain's own flag to stream inside generate.
@@ -74,6 +75,8 @@ class Adapter(BaseModel):
 
     # Beside preferences and sampling.
     _takes: ClassVar[tuple[str, ...]] = _CALL_ARGUMENTS
+    # Arguments of the constructor that mean nothing; None where the framework passes any.
+    _ignored: ClassVar[tuple[str, ...] | None] = None
 
     model: str = Field(
         default="",
@@ -144,12 +147,14 @@ class Adapter(BaseModel):
                 raise _not_preferences(whole)
             read |= {name: getattr(whole, name) for name in whole.model_fields_set - read.keys()}
         for name in read.keys() - cls.model_fields.keys():
-            # Frameworks pass arguments that mean nothing here; a slip of the pen is none of those,
-            # nor what other classes call a field.
+            # A slip of the pen is none of those that mean nothing, nor what others call a field.
             if meant := _meant(name, cls.model_fields):
                 raise InvalidArgument(
                     f"{cls.__name__} has no field {name!r}: did you mean {meant!r}?"
                 )
+            if cls._ignored is not None and name not in cls._ignored:
+                there_are = ", ".join(Adapter.model_fields)
+                raise InvalidArgument(f"{cls.__name__} has no field {name!r}; it has {there_are}")
         if isinstance(read.get("stop"), str):
             read["stop"] = (read["stop"],)
         if read.get("principles") is not None:

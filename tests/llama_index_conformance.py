@@ -209,11 +209,15 @@ class LLMConformance:
     def check_tool_required(self, method: str, way: str) -> None:
         """There is a call, of a tool that there is, with arguments that it takes."""
         user = self.user(method, way)
-        response = user.ask(
-            tools=TOOLS, tool_required=True, allow_parallel_tool_calls=True, max_tokens=160
-        )
+        asked = {"tool_required": True, "allow_parallel_tool_calls": True, "max_tokens": 160}
+        response = user.ask(tools=TOOLS, **asked)
         calls = user.llm.get_tool_calls_from_response(response)
         assert calls
+        # Whichever way the wish came, the same is called.
+        other = self.user("chat", "copy").ask(tools=TOOLS, **asked)
+        assert [call.tool_kwargs for call in calls] == [
+            call.tool_kwargs for call in user.llm.get_tool_calls_from_response(other)
+        ]
         for call in calls:
             assert call.tool_name == "book_table"
             assert isinstance(call.tool_kwargs["people"], int)
@@ -295,10 +299,10 @@ class User:
         with self._told():
             given = self._call(tools, settings)
         # Consumed outside the block: whose answer it is was settled by the call.
-        return list(given)[-1] if "stream" in self.method else given
+        return self._end(list(given)) if "stream" in self.method else given
 
     def text(self, **settings: Any) -> str:
-        """The answer; what a stream adds up to is checked on the way."""
+        """The answer; that a stream's pieces add up to it is checked on the way."""
         return self.said(self.ask(**settings))
 
     @staticmethod
@@ -339,7 +343,11 @@ class User:
     async def _alast(self, tools: list | None, settings: dict) -> Any:
         with self._told():
             given = await self._call(tools, settings)
-        return [one async for one in given][-1] if "stream" in self.method else given
+        return self._end([one async for one in given]) if "stream" in self.method else given
+
+    def _end(self, responses: list[Any]) -> Any:
+        assert "".join(one.delta or "" for one in responses) == (self.said(responses[-1]) or "")
+        return responses[-1]
 
     def _told(self) -> AbstractContextManager[object]:
         return self.suite.context() if self.way == "context" else nullcontext()

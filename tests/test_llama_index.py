@@ -30,9 +30,11 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, CondenseQuestionChatEngine
+from llama_index.core.extractors import SummaryExtractor
 from llama_index.core.indices.query.query_transform.prompts import (
     DEFAULT_STEP_DECOMPOSE_QUERY_TRANSFORM_PROMPT,
 )
+from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import MockLLM
@@ -45,11 +47,21 @@ from llama_index.core.query_engine.sql_vector_query_engine import (
     DEFAULT_SQL_VECTOR_SYNTHESIS_PROMPT,
 )
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.schema import TextNode
 from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from models import ADAPTER, bare_answer
-from pydantic import UUID4, AfterValidator, BaseModel, Field, IPvAnyAddress, SecretStr
+from pydantic import (
+    UUID4,
+    AfterValidator,
+    BaseModel,
+    Field,
+    IPvAnyAddress,
+    RootModel,
+    SecretStr,
+    field_validator,
+)
 
 from linalign_integrations import (
     Engine,
@@ -276,6 +288,35 @@ def test_a_field_of_another_class_names_the_one_that_is_meant(
 ) -> None:
     with pytest.raises(InvalidArgument, match=f"{field!r}: did you mean {meant!r}"):
         make(**{field: "x"})
+
+
+@pytest.mark.parametrize("name", ["generate_kwargs", "context_window", "additional_kwargs"])
+def test_a_field_that_would_be_ignored_is_refused(name: str, make: Callable) -> None:
+    with pytest.raises(InvalidArgument, match=rf"no field '{name}'; it has model, .*max_tokens"):
+        make(**{name: 7})
+
+
+def test_an_ingestion_cache_tells_apart_whose_preferences_hold(make: Callable) -> None:
+    profiles = open_profiles("memory://")
+    profiles.put("ann", ANN)
+    llm = make(profiles=profiles)
+
+    def key(llm: LinAlign) -> str:
+        return get_transformation_hash([TextNode(text="Hi")], SummaryExtractor(llm=llm))
+
+    with use_preferences(ANN):
+        inside, again, plain = key(llm), key(llm), key(unaligned(llm))
+    with use_preferences(BOB):
+        other = key(llm)
+    ann = key(llm.for_user("ann"))
+    profiles.put("ann", BOB)
+    assert inside == again
+    assert plain == key(unaligned(llm))
+    assert len({inside, other, key(llm), ann, key(llm.for_user("ann"))}) == 5
+    # A profile that cannot be read is equal to none.
+    assert key(llm.for_user("nobody")) != key(llm.for_user("nobody"))
+    assert LinAlign.from_dict(llm.model_dump()).model == llm.model
+    assert "digest" not in str(llm.to_dict())
 
 
 def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
@@ -539,6 +580,31 @@ def test_a_call_that_showed_to_be_invalid_is_taken_back_and_told(script: Callabl
             llm.get_tool_calls_from_response(response, required)
 
 
+VOID = {"invalid_tool_calls": (InvalidToolCall("{", "cut off", name="roll"),)}
+ROLL = {"tool_calls": (ToolCallDelta(1, "bbbbbbbbb", "roll", '{"sides": 2}'),)}
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([[VOID, ROLL, {}], [{"text": "A two."}]], "A two."),
+        ([[{"text": "I think it is 3."}, VOID, {}]], "I think it is 3."),
+    ],
+    ids=["beside a call", "beside text"],
+)
+def test_a_call_that_is_none_does_not_end_an_agent_that_has_something_to_go_on_with(
+    answers: list, said: str, streaming: bool, script: Callable
+) -> None:
+    llm, _ = script(*answers)
+    agent = FunctionAgent(tools=TOOLS, llm=llm, streaming=streaming)
+
+    async def run() -> str:
+        return str(await agent.run("Hi"))
+
+    assert asyncio.run(run()) == said
+
+
 def test_an_agent_tells_the_model_of_a_tool_that_there_is_not(script: Callable) -> None:
     unknown = InvalidToolCall('{"name": "fly"}', "no such tool", name="fly")
     llm, written = script([{"invalid_tool_calls": (unknown,)}], [{"text": "Sorry."}])
@@ -756,6 +822,31 @@ def test_streams_of_llamaindex_s_own_programs_keep_their_preferences_too(
     list(stream)
     asyncio.run(ask())
     assert [aligned for _, aligned in heard] == [True, True]
+
+
+class Rolls(RootModel[list[Die]]):
+    pass
+
+
+class Coded(BaseModel):
+    name: str = Field(alias="full name")
+    country: str
+
+    @field_validator("country")
+    @classmethod
+    def _spelt_out(cls, code: str) -> str:
+        return {"gr": "Greece"}[code]
+
+
+def test_streams_of_lists_aliases_and_wilful_classes_grow_too(script: Callable) -> None:
+    rolls = [{"text": '[{"sides": 2}'}, {"text": ', {"sides": 3}]'}]
+    person = [{"text": '{"full name": "An'}, {"text": 'n", "country": "g'}, {"text": 'r"}'}]
+    llm, _ = script(rolls, person)
+    *_, dice = llm.stream_structured_predict(Rolls, PromptTemplate("Roll."))
+    assert [die.sides for die in dice.root] == [2, 3]
+    grown = list(llm.stream_structured_predict(Coded, PromptTemplate("Who?")))
+    assert [one.name for one in grown] == ["An", "Ann", "Ann", "Ann"]
+    assert (type(grown[-1]), grown[-1].country) == (Coded, "Greece")
 
 
 def test_a_structured_llm_has_copies_for_users(make: Callable) -> None:
@@ -1017,6 +1108,26 @@ def test_a_call_decided_unaligned_is_streamed_as_it_comes(script: Callable) -> N
         assert decision[1]["preferences"].principles == ()
 
 
+@pytest.mark.parametrize("way", ["stream", "astream"])
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ([VOID, {}], "I look."),
+        ([{"text": "Aye."}, VOID, {}], "Aye."),
+        ([{"token_ids": (5,)}, {}], ""),
+    ],
+    ids=["nothing but a call", "a call after text", "nothing"],
+)
+def test_an_answer_that_is_only_a_call_of_tools_not_given_leaves_the_first_one(
+    second: list, said: str, way: str, script: Callable
+) -> None:
+    first = [{"text": "I "}, {"text": "look."}]
+    llm, _ = script(first, second, principles=[ANN], align="answers")
+    response = TOOL_METHODS[way](llm, TOOLS, "Hi")
+    assert response.message.content == said
+    assert response.raw["usage"]["completion_tokens"] == 14
+
+
 def test_an_answer_beside_tools_has_the_time_that_the_decision_left(script: Callable) -> None:
     for way in ("stream", "astream"):
         answers = [{"text": "I look."}], [{"text": "Aye."}]
@@ -1034,6 +1145,9 @@ def test_a_call_s_own_principles_are_obeyed_whatever_else_is_said(
 ) -> None:
     for llm in (answers_only(make()), unaligned(make())):
         assert llm.complete("Hi", principles=[BOB]).text == bare_answer(folder, [BOB])
+    weaker = Preferences(ratio=1.0)
+    unsaid = unaligned(make(principles=[ANN])).complete("Hi", preferences=weaker)
+    assert unsaid.text == bare_answer(folder, [])
     profiles = open_profiles("memory://")
     profiles.put("ann", ANN)
     for_ann = unaligned(make(profiles=profiles)).for_user("ann")

@@ -132,6 +132,9 @@ DIRECT: dict[str, Callable[[LinAlign], Any]] = {
         llm.stream_structured_predict(Dish, PROMPT, llm_kwargs={"max_tokens": 40}, q="Hi")
     ),
     "as_structured_llm": lambda llm: llm.as_structured_llm(Dish).chat(USER),
+    "as_structured_llm, streamed, outside": lambda llm: (lambda s: lambda: drained(s))(
+        llm.as_structured_llm(Dish).stream_chat(USER)
+    ),
 }
 
 
@@ -245,6 +248,28 @@ def test_streams_of_synthesizers_read_outside(
     check(place, way, llm, seen)
 
 
+@pytest.mark.parametrize("use_async", [False, True], ids=["", "use_async"])
+@pytest.mark.parametrize(
+    ("mode", "way"),
+    [(mode, way) for mode in STREAMING for way in WAYS if way == "copy" or mode not in LAZY],
+)
+def test_asynchronous_streams_of_synthesizers_read_outside(
+    mode: ResponseMode, way: str, use_async: bool, llm: LinAlign, seen: Seen
+) -> None:
+    async def ask(own: LinAlign, block: Any) -> None:
+        synthesizer = get_response_synthesizer(
+            llm=own, response_mode=mode, streaming=True, use_async=use_async
+        )
+        with block:
+            response = await synthesizer.asynthesize("Hi", NODES)
+        await adrained(response.async_response_gen())
+
+    for user, principle in (("ann", ANN), ("bob", BOB)):
+        seen.clear()
+        asyncio.run(ask(*as_user(llm, way, user)))
+        assert set(seen) == {(principle,)}
+
+
 @pytest.mark.parametrize("mode", sorted(LAZY))
 def test_upstream_loses_the_block_for_lazy_streams_and_a_copy_mends_it(
     mode: ResponseMode, llm: LinAlign, seen: Seen
@@ -301,7 +326,23 @@ def test_chat_engines(mode: str, call: str, way: str, llm: LinAlign, seen: Seen)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", ["simple", "context", "condense_plus_context"])
+@pytest.mark.parametrize("mode", CHAT_MODES)
+def test_asynchronous_streams_of_chat_engines_read_outside(
+    mode: str, way: str, llm: LinAlign, seen: Seen
+) -> None:
+    async def ask(own: LinAlign, block: Any) -> None:
+        with block:
+            response = await chat_engine(own, mode).astream_chat("Who?")
+        await adrained(response.async_response_gen())
+
+    for user, principle in (("ann", ANN), ("bob", BOB)):
+        seen.clear()
+        asyncio.run(ask(*as_user(llm, way, user)))
+        assert set(seen) == {(principle,)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", CHAT_MODES)
 def test_streams_of_chat_engines_read_outside(
     mode: str, way: str, llm: LinAlign, seen: Seen
 ) -> None:

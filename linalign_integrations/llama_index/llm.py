@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from inspect import isfunction, ismethod
 from typing import TYPE_CHECKING, Any, Literal, Self
+from uuid import uuid4
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -23,9 +24,16 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.tools import FunctionTool, ToolMetadata
-from pydantic import Field, PrivateAttr
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-from linalign_integrations.adapter import Adapter
+from linalign_integrations.adapter import Adapter, fingerprint
+from linalign_integrations.errors import LinAlignError
 from linalign_integrations.llama_index.messages import (
     Answer,
     agrowing,
@@ -47,6 +55,8 @@ if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 
+# Says that something is dumped by itself: LlamaIndex's events do so at each call.
+_ALONE = {"alone": True}
 # Seconds for a second answer where the first took all the time: it fails by the engine's own error.
 _LEAST_TIME = 1e-3
 
@@ -61,12 +71,38 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     is called, also for streams that are consumed later.
     """
 
+    _ignored = ("class_name", "preferences_digest")
+
     align: Align = Field(
         default="everything",
         description='What principles apply to; "answers" leaves out what LlamaIndex works with.',
     )
     # Preferences that hold already, for parts of LlamaIndex that ask later.
     _settled: Preferences | None = PrivateAttr(default=None)
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """The fields; as a part of something else, with what tells preferences of now apart.
+
+        LlamaIndex caches what parts of an ingestion pipeline give under what they are dumped as.
+        """
+        made: dict[str, Any] = super().custom_model_dump(handler, info)
+        if self.align != "nothing" and info.context is not _ALONE:
+            made["preferences_digest"] = self._digest()
+        return made
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The fields, for ``from_dict``."""
+        return super().to_dict(**{"context": _ALONE, **kwargs})
+
+    def _digest(self) -> str | None:
+        try:
+            return fingerprint(self._take_preferences({}))
+        except LinAlignError:
+            # What cannot be read is equal to nothing.
+            return uuid4().hex
 
     @classmethod
     def class_name(cls) -> str:
@@ -207,7 +243,10 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         from linalign_integrations.prompts.schemas import tell_schema
 
         names = _read_tools(call)
-        named = call.get("principles") is not None or call.get("preferences") is not None
+        given_whole = call.get("preferences")
+        named = call.get("principles") is not None or (
+            isinstance(given_whole, Preferences) and "principles" in given_whole.model_fields_set
+        )
         for_work = isinstance(given, (Plumbing, _Completion)) or call.get("grammar") is not None
         if not named and (self.align == "nothing" or (self.align == "answers" and for_work)):
             call["principles"] = ()

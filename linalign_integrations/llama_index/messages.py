@@ -11,6 +11,7 @@ from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
     CitableBlock,
+    CitationBlock,
     CompletionResponse,
     MessageRole,
     TextBlock,
@@ -36,8 +37,9 @@ _ROLES = {
     MessageRole.MODEL: "assistant",
     MessageRole.FUNCTION: "tool",
 }
-# Hints for a provider's cache; here what was read before is reused anyway.
-_HINTS = (CachePoint,)
+# Hints for a provider's cache, where what was read before is reused here anyway, and notes on where
+# a text comes from that stands in a block of its own.
+_HINTS = (CachePoint, CitationBlock)
 
 
 def as_dicts(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
@@ -252,8 +254,8 @@ def selections(response: ChatResponse, *, required: bool) -> list[ToolSelection]
         required: whether there has to be one that can be made.
 
     Raises:
-        ValueError: there is none although it is required, or the model wanted to call a tool and
-            wrote nothing that can be read as a call.
+        ValueError: there is none although it is required, or the whole answer is an attempt to
+            call a tool that cannot be read as a call.
     """
     message = response.message
     refused = message.additional_kwargs.get("invalid_tool_calls") or []
@@ -261,7 +263,9 @@ def selections(response: ChatResponse, *, required: bool) -> list[ToolSelection]
     if required:
         void = {one["id"] for one in refused}
         calls = [block for block in calls if block.tool_call_id not in void]
-    if not calls and refused:
+    # What a stream has given so far may still become an answer or a call.
+    useless = bool(response.raw) and not message.content
+    if not calls and refused and (required or useless):
         one = refused[0]
         raise ValueError(
             f"the model tried to call {one['name'] or 'a tool'} and wrote no valid call: "

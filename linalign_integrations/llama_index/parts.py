@@ -75,7 +75,7 @@ def unaligned(llm: _LLM) -> _LLM:
 
 
 def _aligning(llm: _LLM, what: Align) -> _LLM:
-    if not isinstance(llm, Adapter):
+    if not isinstance(llm, Adapter) or "align" not in type(llm).model_fields:
         raise InvalidArgument(
             f"only a LinAlign can be told what to align, not {type(llm).__name__}; tell the one "
             "that it was made from"
@@ -116,8 +116,11 @@ def decide(first: Generation, then: Callable[[float], Generation]) -> Generator[
                 yield from first
                 return
         second = then(time.monotonic() - begun)
+        silent: list[Piece] | None = []
         for piece in second:
-            yield _with_cost_of(held[-1], piece)
+            ready, silent = _heard(held, silent, piece)
+            yield from ready
+        yield from _unless_void(held, silent)
     finally:
         first.close()
         if second is not None:
@@ -141,12 +144,48 @@ async def adecide(
                     yield one
                 return
         second = then(time.monotonic() - begun)
+        silent: list[Piece] | None = []
         async for piece in second:
-            yield _with_cost_of(held[-1], piece)
+            ready, silent = _heard(held, silent, piece)
+            for one in ready:
+                yield one
+        for one in _unless_void(held, silent):
+            yield one
     finally:
         await first.aclose()
         if second is not None:
             await second.aclose()
+
+
+def _heard(
+    first: list[Piece], silent: list[Piece] | None, piece: Piece
+) -> tuple[list[Piece], list[Piece] | None]:
+    """What of a second answer can be handed on, and what waits for it to say something.
+
+    Args:
+        first: the first answer.
+        silent: what waits; None once the second answer said something.
+        piece: what came of the second.
+    """
+    piece = _with_cost_of(first[-1], piece)
+    if silent is None:
+        return [piece], None
+    if piece.text or piece.reasoning:
+        return [*silent, piece], None
+    return [], [*silent, piece]
+
+
+def _unless_void(first: list[Piece], silent: list[Piece] | None) -> list[Piece]:
+    """What is left to hand on at the end of a second answer.
+
+    Where no grammar holds it back, a model may call a tool that it was not given this time. The
+    first answer is then the better one.
+    """
+    if not silent:
+        return []
+    if not any(one.invalid_tool_calls for one in silent):
+        return silent
+    return [*first[:-1], replace(first[-1], usage=silent[-1].usage)]
 
 
 def _with_cost_of(before: Piece, piece: Piece) -> Piece:

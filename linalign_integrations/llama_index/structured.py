@@ -247,6 +247,13 @@ class _Asked(Generic[_Object]):
         self.kind = kind
         self._prompt, self._prompt_args = prompt, prompt_args
         self._partial = create_flexible_model(kind)
+        # The class with optional fields knows no aliases.
+        self._names = {
+            key: name
+            for name, field in kind.model_fields.items()
+            for key in (field.alias, field.validation_alias)
+            if isinstance(key, str)
+        }
         self._last: BaseModel | None = None
         self._schema: dict[str, Any] = {}
         _dispatcher.event(
@@ -280,8 +287,11 @@ class _Asked(Generic[_Object]):
         made: BaseModel
         try:
             made = self.kind.model_validate(read)
-        except ValidationError:
-            made = self._partial.model_validate(read)
+        except Exception:  # noqa: BLE001 - a class's own validator may stumble over half a value
+            if not isinstance(read, dict):
+                return None
+            named = {self._names.get(key, key): value for key, value in read.items()}
+            made = self._partial.model_validate(named)
         if made == self._last:
             return None
         self._last = made

@@ -20,7 +20,7 @@ text = "The Lantern bakery opens at 7:30."
 
 print(repr(llm.structured_predict(Shop, prompt, text=text)))
 
-# A way to speak is no reason to fill fields otherwise: schemas are not aligned unless asked for.
+# A way to speak is no reason to fill fields otherwise: schemas are not steered unless asked for.
 with use_preferences("Answer like a pirate."):
     print(repr(llm.structured_predict(Shop, prompt, text=text)))
 
@@ -28,5 +28,5 @@ with use_preferences("Answer like a pirate."):
 for partial in llm.stream_structured_predict(Shop, prompt, text=text):
     print(partial)
 
-# The same as an LLM, for whatever takes one.
+# The same as an LLM, for what takes one and does not stream.
 print(llm.as_structured_llm(Shop).complete(prompt.format(text=text)).text)
