@@ -36,7 +36,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from models import ADAPTER, bare_answer
-from pydantic import BaseModel, RootModel, create_model
+from pydantic import BaseModel, RootModel, create_model, field_validator
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
@@ -1060,6 +1060,22 @@ def test_a_structured_stream_is_the_same_in_content_blocks(folder: Path) -> None
         for method in ("json_schema", "function_calling"):
             asked = model.with_structured_output(Dish, method=method)
             assert list(asked.stream("Hi"))[-1] == asked.invoke("Hi")
+
+
+class Country(BaseModel):
+    code: Literal["greece", "norway"]
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _known(cls, code: str) -> str:
+        return {"greece": "greece", "norway": "norway"}[code]
+
+
+def test_a_class_that_stumbles_over_half_a_value_is_streamed_all_the_same(
+    chat: ChatLinAlign,
+) -> None:
+    streamed = list(chat.bind(max_tokens=60).with_structured_output(Country).stream("Hi"))
+    assert [type(one) for one in streamed] == [Country]
 
 
 def test_a_copy_for_a_user_keeps_what_was_bound(chat: ChatLinAlign, folder: Path) -> None:

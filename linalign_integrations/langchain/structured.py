@@ -301,7 +301,7 @@ class ValueParser(BaseTransformOutputParser[Any]):
         """What is there of a value; None where it is nothing yet."""
         try:
             return self._as_kind(from_json(text, allow_partial="trailing-strings"))
-        except ValueError:
+        except Exception:  # noqa: BLE001 - a class's own validator may stumble over half a value
             return None
 
     def _as_kind(self, value: Any) -> Any:
