@@ -99,6 +99,14 @@ def check(place: Callable[[LinAlign], Any], way: str, llm: LinAlign, seen: Seen)
         assert set(seen) == {(principle,)}
 
 
+def acheck(ask: Callable[[LinAlign, Any], Any], way: str, llm: LinAlign, seen: Seen) -> None:
+    """``check`` for a coroutine that enters the block itself and reads outside of it."""
+    for user, principle in (("ann", ANN), ("bob", BOB)):
+        seen.clear()
+        asyncio.run(ask(*as_user(llm, way, user)))
+        assert set(seen) == {(principle,)}
+
+
 def drained(stream: Any) -> list[Any]:
     return list(stream)
 
@@ -162,10 +170,7 @@ def test_asynchronous_streams_read_outside(
                     stream = await own.astream(PROMPT, q="Hi")
         await adrained(stream)
 
-    for user, principle in (("ann", ANN), ("bob", BOB)):
-        seen.clear()
-        asyncio.run(ask(*as_user(llm, way, user)))
-        assert set(seen) == {(principle,)}
+    acheck(ask, way, llm, seen)
 
 
 # Response synthesizers and query engines.
@@ -264,10 +269,7 @@ def test_asynchronous_streams_of_synthesizers_read_outside(
             response = await synthesizer.asynthesize("Hi", NODES)
         await adrained(response.async_response_gen())
 
-    for user, principle in (("ann", ANN), ("bob", BOB)):
-        seen.clear()
-        asyncio.run(ask(*as_user(llm, way, user)))
-        assert set(seen) == {(principle,)}
+    acheck(ask, way, llm, seen)
 
 
 @pytest.mark.parametrize("mode", sorted(LAZY))
@@ -335,10 +337,7 @@ def test_asynchronous_streams_of_chat_engines_read_outside(
             response = await chat_engine(own, mode).astream_chat("Who?")
         await adrained(response.async_response_gen())
 
-    for user, principle in (("ann", ANN), ("bob", BOB)):
-        seen.clear()
-        asyncio.run(ask(*as_user(llm, way, user)))
-        assert set(seen) == {(principle,)}
+    acheck(ask, way, llm, seen)
 
 
 @pytest.mark.parametrize("way", WAYS)
