@@ -6,6 +6,7 @@ import asyncio
 import copy
 import functools
 import gc
+import mmap
 import operator
 import os
 import random
@@ -674,9 +675,14 @@ def test_no_memory_for_a_prompt_ends_one_answer_only(
     assert_untouched(watched, engine, failing(engine, long, "no memory for the request to grow"))
 
 
-def test_no_memory_to_keep_an_answer_for_later_ends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), OSError(12, "Cannot allocate memory")]
+)
+def test_no_memory_to_keep_an_answer_for_later_ends_none(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     expected, _, _ = undisturbed()
     monkeypatch.setattr(rows.Rows, "read", read)
@@ -684,6 +690,48 @@ def test_no_memory_to_keep_an_answer_for_later_ends_none(monkeypatch: pytest.Mon
     engine = watched.engine()
     assert answers(engine, NEIGHBOURS) == expected
     until(lambda: not left_behind(engine))
+
+
+def test_what_is_kept_gives_way_before_any_answer_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    engine = watched.engine()
+    first, second = NEIGHBOURS[:2]
+    said(engine, first)
+    until(lambda: not left_behind(engine))
+    kept = engine._scheduler._prefixes
+    assert kept.size
+    long = replace(second, sampling=SamplingParams(seed=5, max_tokens=120))
+    expected = alone(long)
+    reserve = rows.Rows.reserve
+
+    def bounded(held: Any, positions: int) -> None:
+        if kept.size and positions > 64:
+            raise MemoryError("no more")
+        reserve(held, positions)
+
+    monkeypatch.setattr(rows.Rows, "reserve", bounded)
+    assert said(engine, long) == expected
+
+
+def test_a_system_without_large_pages_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(mmap.mmap):
+        def madvise(self, *_: object) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(rows.mmap, "mmap", Strict)
+    assert answers(Watched().engine(), NEIGHBOURS) == undisturbed()[0]
+
+
+def test_rows_do_not_double_beyond_the_bytes_that_they_may_hold() -> None:
+    with torch.inference_mode():
+        held = rows.Rows(model("llama"), max_positions=1000, max_bytes=3 * 70 * POSITION_BYTES)
+        held.add(3)
+        held.forward([[1], [2], [3]])
+        held.extend([[1], [2], [3]])
+        for positions in (40, 65, 70):
+            held.reserve(positions)
+        kept = [one for layer in held._rows for one in (layer.keys, layer.values)]
+        assert sum(one.nbytes for one in kept) <= 3 * 70 * POSITION_BYTES
 
 
 class Faulty(Script):
@@ -767,6 +815,26 @@ def test_a_process_that_is_forked_off_answers_for_itself() -> None:
                 os._exit(wrong)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert "".join(one.text for one in (first, *stream)) == "".join(one[0] for one in expected)
+
+
+FORKING = """
+import os, signal, torch
+from linalign_integrations import Engine, SamplingParams
+torch.set_num_threads(2)
+engine = Engine.load("pocket")
+if (child := os.fork()) == 0:
+    signal.alarm(60)
+    engine.generate("Hi", sampling=SamplingParams(max_tokens=2))
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_off_right_after_loading_answers() -> None:
+    # By itself: here one thread computes, and nobody has a team to wait for.
+    done = subprocess.run([sys.executable, "-c", FORKING], timeout=DEADLINE, check=False)  # noqa: S603
+    assert done.returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -1083,12 +1151,11 @@ async def test_a_full_queue_says_how_long_it_is_and_takes_requests_again_when_it
             asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling)) for _ in range(3)
         ]
         await until_later(lambda: waiting(engine) == 3)
-        for user in (None, "ann"):
-            with pytest.raises(QueueFull, match="3 requests wait already") as caught:
-                await engine.agenerate("Hi", user=user)
-            assert caught.value.waiting == 3
-            with pytest.raises(QueueFull):
-                engine.generate("Hi", user=user)
+        with pytest.raises(QueueFull, match="3 requests wait already") as caught:
+            await engine.agenerate("Hi")
+        assert caught.value.waiting == 3
+        with pytest.raises(QueueFull):
+            engine.generate("Hi")
         # One that is given up makes room for another at once.
         tasks.pop().cancel()
         await asyncio.sleep(0)
@@ -1097,6 +1164,34 @@ async def test_a_full_queue_says_how_long_it_is_and_takes_requests_again_when_it
         with pytest.raises(QueueFull):
             await engine.agenerate("Hi")
     results = await asyncio.gather(*tasks)
+    assert len({result.token_ids for result in results}) == 1
+    await until_later(lambda: not left_behind(engine))
+
+
+async def test_whoever_fills_the_queue_alone_shuts_nobody_out() -> None:
+    watched = Watched()
+    engine = watched.engine(max_rows=1, max_waiting=3)
+
+    def ask(user: str | None) -> asyncio.Task[Result]:
+        return asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling, user=user))
+
+    with watched.held():
+        tasks = {"first": ask(None)}
+        await until_later(lambda: watched.stands)
+        tasks |= {name: ask("ann") for name in ("ann 1", "ann 2", "ann 3")}
+        await until_later(lambda: waiting(engine) == 3)
+        tasks["bob"] = ask("bob")
+        with pytest.raises(QueueFull, match="3 requests wait already"):
+            await asyncio.wait_for(tasks.pop("ann 3"), DEADLINE)
+        # Where all lines are as long, and for ann herself, the queue is as full as before.
+        tasks["eve"] = ask("eve")
+        with pytest.raises(QueueFull):
+            await asyncio.wait_for(tasks.pop("ann 2"), DEADLINE)
+        for user in ("ann", "bob", "carl"):
+            with pytest.raises(QueueFull):
+                await asyncio.wait_for(ask(user), DEADLINE)
+        assert waiting(engine) == 3
+    results = await asyncio.gather(*tasks.values())
     assert len({result.token_ids for result in results}) == 1
     await until_later(lambda: not left_behind(engine))
 
@@ -1222,6 +1317,27 @@ def test_who_sent_a_start_only_is_told_of_no_more(start: str, *, others: bool) -
     [first], [second] = (engine.branches(text) for text in (start, whole))
     shared = in_common(first.token_ids, second.token_ids)
     assert told == (shared if shared >= prefixes.WORTHWHILE else 0)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_what_strangers_kept_from_being_forgotten_is_not_told(*, others: bool) -> None:
+    """Whoever fills the store can tell from it that somebody sent the same as before."""
+    beginning = "It was the rain, and "
+    texts = {name: beginning + f"{name} " * 40 for name in "ABC"}
+    size = len(lonely().branches(texts["A"])[0].token_ids) * POSITION_BYTES
+    engine = Watched().engine(reuse_bytes=int(2.5 * size))
+    sampling = SamplingParams(seed=1, max_tokens=1)
+
+    def told(name: str, user: str) -> int:
+        return engine.generate(texts[name], sampling=sampling, user=user).usage.reused_tokens
+
+    told("A", "eve")
+    told("B", "eve")
+    if others:
+        told("A", "bob")
+    told("C", "eve")
+    whole = len(lonely().branches(texts["A"])[0].token_ids)
+    assert told("A", "eve") < whole / 2
 
 
 def test_the_least_recently_used_gives_way_within_the_limit() -> None:
@@ -1393,6 +1509,42 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_answered(
     # As long as about two steps take, but so much at a time that it goes on.
     assert max(width for _, width in shapes[begun:]) <= 110
     assert max(width for _, width in shapes[begun:]) > 16
+
+
+def test_a_long_prompt_does_not_keep_a_short_one_from_its_first_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched()
+    now = [0.0]
+    monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    engine = watched.engine(reuse_bytes=0)
+
+    def take_time(token_ids: torch.Tensor) -> None:
+        now[0] += 1 + token_ids.shape[1] / 50
+
+    watched.spoil = take_time
+    running = Ask("Hi", sampling=SamplingParams(seed=1, max_tokens=400))
+    few = SamplingParams(seed=2, max_tokens=2)
+    asks = {"long": Ask("for a " * 400, sampling=few), "short": Ask("It was so", sampling=few)}
+    ended: list[str] = []
+
+    def answered(name: str) -> Said:
+        told = said(engine, asks[name])
+        ended.append(name)
+        return told
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(said, engine, running)
+        until(lambda: len(watched.passes) > 20)
+        with watched.held():
+            until(lambda: watched.stands)
+            told = [pool.submit(answered, "long")]
+            until(lambda: waiting(engine) == 1)
+            told.append(pool.submit(answered, "short"))
+            until(lambda: waiting(engine) == 2)
+        assert [one.result(DEADLINE) for one in told] == [alone(one) for one in asks.values()]
+        assert first.result(DEADLINE) == alone(running)
+    assert ended == ["short", "long"]
 
 
 def test_the_prompts_of_a_crowd_are_read_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,9 +366,13 @@ async def test_what_takes_long_to_read_is_not_read_in_the_event_loop(
     encoding: SimpleNamespace,
 ) -> None:
     grammar = Grammar.regex("(yes|no)")
+    engine().generate("Hi", sampling=sampling())
     expected = engine().generate("Hi", grammar=grammar, sampling=sampling())
     encoding.threads.clear()
     answer = await engine().agenerate("Hi", grammar=grammar, sampling=sampling())
+    many = Preferences(principles=[Principle(str(n), weight=n) for n in range(1, 41)])
+    repeated = engine().astream("Hi " * 50, preferences=many)
+    await repeated.aclose()
     long = engine().astream("Hi " * 1000)
     with pytest.raises(PromptTooLong):
         await anext(long)

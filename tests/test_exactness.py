@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
-from models import CONFIGS, engine, model
+from models import CONFIGS, VOCAB, engine, model
 
 from linalign_integrations import Preferences, Principle, SamplingParams
+from linalign_integrations.engine.rows import Rows
 from linalign_integrations.engine.sampling import uniform
 
 LENGTH = 24
+# Most of the rounding of a few layers in bfloat16, in logits whose standard deviation is 2.5.
+ROUNDING = 0.25
 SHORT = "Tell me a story."
 LONG = "I have a question about the weather in the north, and it is a long one: " * 2
 CASES = [
@@ -172,3 +178,27 @@ def test_a_kl_budget_bounds_every_token_and_changes_the_answer(
     assert max(spent[None]) > 0.05
     assert max(spent[0.05]) == pytest.approx(0.05, abs=1e-5)
     assert max(spent[0.05]) <= 0.05 + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+def test_in_bfloat16_rows_are_computed_as_the_model_itself_does(kind: str) -> None:
+    half: Any = copy.deepcopy(model(kind)).to(torch.bfloat16)
+    # One token, one more than a block of queries, and many, at different lengths of each row.
+    counts = [(9, 30, 17), (1, 1, 1), (11, 11, 33), (0, 1, 2), (65, 1, 16), (1, 1, 1)]
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(20, VOCAB, (3, 200), generator=generator).tolist()
+    reader = copy.deepcopy(half)
+    with torch.inference_mode():
+        rows = Rows(half, max_positions=256)
+        rows.add(3)
+        for step in counts:
+            new = [
+                one[length : length + count]
+                for one, length, count in zip(ids, rows.lengths, step, strict=True)
+            ]
+            got = iter(rows.forward(new))
+            rows.extend(new)
+            for one, length, count in zip(ids, rows.lengths, step, strict=True):
+                if count:
+                    own = reader(torch.tensor([one[:length]]), use_cache=False).logits[0, -1]
+                    assert (next(got) - own.float()).abs().max() < ROUNDING

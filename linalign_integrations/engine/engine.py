@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 
     RowStore = Rows | SoloRows
 
-# Characters of a conversation that take no more than about 2 ms to tokenise, which an event loop
-# can spare.
+# Characters of a conversation, principles included, that take no more than about 2 ms to tokenise,
+# which an event loop can spare; most conversations have two prompts at most.
 _QUICK = 2_000
 # Where the system does not say.
 _USUAL_MEMORY = 8 * 2**30
@@ -402,7 +402,10 @@ class Engine:
         called = read_tools(tools, tool_choice, parallel=parallel_tool_calls)
         asked = self._checked(messages, preferences, sampling, grammar, user, explain, called)
         make = partial(self._request, asked)
-        characters = sum(len(message["content"]) for message in asked.messages)
+        told = asked.preferences.principles
+        characters = sum(len(str(one)) for one in (*asked.messages, *told))
+        # Principles of different weights repeat it in a prompt each.
+        characters = max(2, 1 + len(told)) * characters // 2
         compiled = not isinstance(grammar, Grammar)
         quick = compiled and called is None and characters <= _QUICK
         return AsyncGeneration(self._scheduler, make() if quick else make, timeout)

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from linalign_integrations.engine.rows import Layers
 
     Tokens = NDArray[np.int32]
+    Owners = dict[str | None, tuple[int, int]]
 
 # Of fewer tokens copying costs about as much as computing.
 WORTHWHILE = 16
+# Most users of whom an entry knows that they know it; whoever came last is remembered.
+_MOST_OWNERS = 1000
 
 
 @dataclass(slots=True)
@@ -30,13 +33,14 @@ class _Entry:
         token_ids: its tokens.
         layers: its keys and values.
         size: bytes of these.
-        owners: for each user who sent or received its first tokens, how many of them.
+        owners: for each user who sent or received its first tokens, how many of them, and how
+            many bytes had been kept by then; whoever did so last comes last.
     """
 
     token_ids: Tokens
     layers: Layers
     size: int
-    owners: dict[str | None, int]
+    owners: Owners
 
 
 class PrefixStore:
@@ -55,6 +59,8 @@ class PrefixStore:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         # Sorted, what has most in common stands side by side: nobody looks at every entry.
         self._order: list[bytes] = []
+        # Bytes of all entries that were ever added.
+        self._added = 0
         self.size = 0
 
     def find(self, token_ids: Sequence[int] | Tokens) -> tuple[int, Layers]:
@@ -76,7 +82,8 @@ class PrefixStore:
     def told(self, token_ids: Sequence[int] | Tokens, user: str | None) -> int:
         """How many of the first tokens are kept and known to that user already.
 
-        Where this user's own are not worth their while none are told, whatever strangers sent.
+        Where this user's own are not worth their while none are told, whatever strangers sent. Nor
+        is what would be gone by now, had not strangers sent it again.
         """
         wanted = as_tokens(token_ids)
         at = bisect_left(self._order, _name(wanted))
@@ -87,7 +94,9 @@ class PrefixStore:
                 shared = common(wanted, entry.token_ids)
                 if shared <= longest:
                     break  # the further away, the less in common
-                longest = max(longest, min(shared, entry.owners.get(user, 0)))
+                known, then = entry.owners.get(user, (0, 0))
+                if self._added - then <= self._limit - entry.size:
+                    longest = max(longest, min(shared, known))
         return longest if longest >= WORTHWHILE else 0
 
     def holds(self, token_ids: Sequence[int], user: str | None) -> bool:
@@ -97,8 +106,7 @@ class PrefixStore:
         if at == len(self._order) or not self._order[at].startswith(name):
             return False
         found = self._order[at]
-        owners = self._entries[found].owners
-        owners[user] = max(owners.get(user, 0), len(token_ids))
+        self._own(self._entries[found].owners, user, len(token_ids))
         self._entries.move_to_end(found)
         return True
 
@@ -115,13 +123,14 @@ class PrefixStore:
         if size > self._limit:
             return
         name = _name(ids)
-        owners = {user: len(ids)}
+        owners: Owners = {}
         # No entry begins another, so there is one start at most, and it stands right before.
         at = bisect_left(self._order, name)
         if at and name.startswith(start := self._order[at - 1]):
-            for owner, length in self._entries[start].owners.items():
-                owners[owner] = max(owners.get(owner, 0), length)
+            owners = self._entries[start].owners
             self._remove(start)
+        self._added += size
+        self._own(owners, user, len(ids))
         self._entries[name] = _Entry(ids, layers, size, owners)
         insort(self._order, name)
         self.size += size
@@ -133,6 +142,12 @@ class PrefixStore:
         self._entries.clear()
         self._order.clear()
         self.size = 0
+
+    def _own(self, owners: Owners, user: str | None, length: int) -> None:
+        known, _ = owners.pop(user, (0, 0))
+        owners[user] = max(known, length), self._added
+        if len(owners) > _MOST_OWNERS:
+            del owners[next(iter(owners))]
 
     def _remove(self, name: bytes) -> None:
         self.size -= self._entries.pop(name).size

@@ -63,6 +63,14 @@ class Reading:
         return self._lengths[0]
 
     @property
+    def unread(self) -> int:
+        """Tokens that are still to be read, all branches together."""
+        lengths = self._lengths
+        if self._together:
+            lengths = [lengths[0], *[self._together] * (len(lengths) - 1)]
+        return sum(len(ids) - length for ids, length in zip(self._prompts, lengths, strict=True))
+
+    @property
     def done(self) -> bool:
         """Whether every branch was read to its end."""
         return len(self._logits) == len(self._prompts)

@@ -98,6 +98,11 @@ class Request:
         return len(self.plan.token_ids)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompts, all branches together."""
+        return sum(map(len, self.prompts))
+
+    @property
     def positions(self) -> int:
         """Most positions that a row of it can come to need."""
         return max(map(len, self.plan.token_ids)) + self._most

@@ -6,6 +6,7 @@ import inspect
 import math
 import mmap
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -155,7 +156,9 @@ class Rows(Cache):
         wide = min(_doubled(positions), max(positions, self._max_positions))
         high = _doubled(rows)
         if self._max_bytes is not None and self.position_bytes:
-            high = max(rows, min(high, self._max_bytes // (wide * self.position_bytes)))
+            most = self._max_bytes // self.position_bytes
+            wide = max(positions, min(wide, most // rows))
+            high = max(rows, min(high, most // wide))
         room = (high, wide)
         kept = max(self.lengths[:had_rows], default=0)
         # All layers or none: memory may run out halfway.
@@ -188,17 +191,21 @@ class Rows(Cache):
             self._touched[row] = max(self._touched[row], end)
         self._pass = Pass.over(rows, lengths, counts, device)
         token_ids = [token for _, tokens in reading for token in tokens]
-        with computing(self._pass):
-            logits: Tensor = self._model(
-                input_ids=torch.tensor([token_ids], device=device),
-                position_ids=self._pass.positions[None],
-                attention_mask=marks(self._config, device),
-                cache=self,
-                use_cache=True,
-                **({"logits_to_keep": self._pass.last} if self._keeps_logits else {}),
-            ).logits[0]
+        last = self._pass.last
+        try:
+            with computing(self._pass):
+                logits: Tensor = self._model(
+                    input_ids=torch.tensor([token_ids], device=device),
+                    position_ids=self._pass.positions[None],
+                    attention_mask=marks(self._config, device),
+                    cache=self,
+                    use_cache=True,
+                    **({"logits_to_keep": last} if self._keeps_logits else {}),
+                ).logits[0]
+        finally:
+            self._pass = None
         if not self._keeps_logits:
-            logits = logits[self._pass.last]
+            logits = logits[last]
         logits = logits.float()
         # MPS has no float64, in which the step is computed.
         return logits.cpu() if logits.device.type == "mps" else logits
@@ -287,25 +294,31 @@ def _together(tensors: Sequence[Tensor]) -> list[Tensor]:
     soon held as much memory between them as in them.
     """
     sizes = [one.numel() for one in tensors]
-    pieces = torch.split(_zeros(tensors[0], (sum(sizes),), at_once=True), sizes)
+    pieces = torch.split(_zeros(tensors[0], (sum(sizes),)), sizes)
     return [piece.view(one.shape).copy_(one) for piece, one in zip(pieces, tensors, strict=True)]
 
 
-def _zeros(like: Tensor, shape: tuple[int, ...], *, at_once: bool = False) -> Tensor:
-    """Zeros of the same kind, all of which may be about to be written ``at_once``."""
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of the same kind."""
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     # Asked this way, the system hands out zeroed pages as they are first used; torch would write
     # them all now, while everybody waits. Small pages, since of a large one most would be zeroed
-    # for positions that nobody has yet. Private ones, which a process that is forked off copies
-    # before it writes, and which come faster than shared ones.
+    # for positions that nobody has yet, and since a guest of a virtual machine may wait four times
+    # as long for large ones. Private ones, which a process that is forked off copies before it
+    # writes, and which come faster than shared ones.
     size = max(1, math.prod(shape) * like.element_size())
-    if sys.platform == "win32":
-        held = mmap.mmap(-1, size)
-    else:
-        held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        held.madvise(mmap.MADV_HUGEPAGE if at_once else mmap.MADV_NOHUGEPAGE)
+    try:
+        if sys.platform == "win32":
+            held = mmap.mmap(-1, size)
+        else:
+            held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**20:.0f} MiB are not to be had") from error
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # A kernel that knows no large pages has none to do without.
+        with suppress(OSError):
+            held.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(held, dtype=torch.uint8).view(like.dtype).view(shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 # While others wait for their next token, so much of the prompts is read in a step that it takes
 # this many usual steps longer; where more wait for their first token than for their next, that
 # many times more. Alone, prompts are read in the largest pieces, so that they can be given up.
-_PATIENCE = 1.5
+_PATIENCE = 1.25
 _MOST_PATIENCE = 6.0
 _LEAST_PIECE = 16
 _LARGEST_PIECE = 1024
@@ -125,11 +126,11 @@ class Scheduler:
                 raise _closed()
             waiting = self._count_waiting()
             if waiting >= self._max_waiting:
-                raise QueueFull(
-                    f"{waiting} requests wait already: try again later, or load the engine with "
-                    "a larger max_waiting",
-                    waiting=waiting,
-                )
+                full = _full(waiting)
+                if (crowded := self._longest_line(request.user)) is None:
+                    raise full
+                # Whoever fills the queue alone does not shut others out.
+                _deliver(crowded.pop(), full)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="linalign", daemon=True)
                 try:
@@ -191,6 +192,12 @@ class Scheduler:
                 del self._lines[user]
         return sum(map(len, self._lines.values()))
 
+    def _longest_line(self, user: str | None) -> deque[Request] | None:
+        """The longest line, if the user's would still be shorter with one more."""
+        longest = max(self._lines.values(), key=len, default=None)
+        own = len(self._lines.get(user, ())) + 1
+        return longest if longest is not None and len(longest) > own else None
+
     def _loop(self) -> None:
         while True:
             with self._lock:
@@ -229,24 +236,49 @@ class Scheduler:
             self._step(new)
 
     def _next_pieces(self) -> dict[Request, list[Sequence[int]]]:
-        """What to read of the prompts in this step; requests are admitted while that is little."""
-        with self._lock:
-            waiting = self._count_waiting()
-        left = self._budget(waiting + len(self._readings))
+        """What to read of the prompts in this step; requests are admitted while that is little.
+
+        Half is for the one that began first, however long it is, and the rest for the shortest, so
+        that nobody's long prompt keeps others from their first token.
+        """
+        left = self._budget(len(self._readings) + self._count_startable())
+        if left <= 0:
+            return {}
+        begun = list(self._readings.values())
+        oldest = begun[0] if begun else None
+        reserved = 0 if oldest is None else min(left // 2, oldest.unread)
+        left -= reserved
         pieces: dict[Request, list[Sequence[int]]] = {}
-        for reading in self._to_read():
+        for reading in self._to_read(begun[1:]):
             if left <= 0:
                 break
             piece = pieces[reading.request] = reading.next(left)
             left -= sum(map(len, piece))
+        if oldest is not None:
+            pieces[oldest.request] = oldest.next(reserved + max(0, left))
         return pieces
 
-    def _to_read(self) -> Iterator[Reading]:
-        """Those that are being read, then those that can be admitted."""
-        yield from list(self._readings.values())
-        while (request := self._next_request()) is not None:
+    def _to_read(self, begun: Sequence[Reading]) -> Iterator[Reading]:
+        """Those that are begun and those that can be admitted, the shortest first."""
+        for reading in sorted(begun, key=lambda one: one.unread):
+            yield from self._admitted(shorter_than=reading.unread)
+            yield reading
+        yield from self._admitted()
+
+    def _admitted(self, shorter_than: float = math.inf) -> Iterator[Reading]:
+        while (request := self._next_request(shorter_than)) is not None:
             if self._seat(request):
                 yield self._readings[request]
+
+    def _count_startable(self) -> int:
+        """About how many of those that wait there are rows for."""
+        with self._lock:
+            waiting = self._count_waiting()
+            heads = [line[0] for line in self._lines.values()]
+        # Whoever waits for others to go is not read sooner for being counted.
+        if not heads or not self._has_room(heads[0]):
+            return 0
+        return min(waiting, self._max_rows - len(self._rows.lengths))
 
     def _budget(self, unbegun: int) -> int:
         """About how many tokens of prompts to read in the next step, all rows together.
@@ -267,14 +299,16 @@ class Scheduler:
         budget = int(patience * self._step_time / self._token_time)
         return min(_LARGEST_PIECE, max(_LEAST_PIECE, budget))
 
-    def _next_request(self) -> Request | None:
-        """The one whose turn it is, if there is room for it."""
+    def _next_request(self, shorter_than: float) -> Request | None:
+        """The one whose turn it is, if there is room for it and its prompts are that short."""
         with self._lock:
-            if not self._lines:
+            lines = self._lines.items()
+            turn = next((one for one in lines if not self._is_being_read(one[1][0])), None)
+            if turn is None:
                 return None
-            user, line = next(iter(self._lines.items()))
+            user, line = turn
             request = line[0]
-            if not self._has_room(request) or self._is_being_read(request):
+            if not self._has_room(request) or request.prompt_tokens >= shorter_than:
                 return None
             line.popleft()
             # Users take turns, so that one with many requests does not starve the rest.
@@ -291,12 +325,16 @@ class Scheduler:
             told = self._prefixes.told(request.prompts[0][:-1], request.user)
             reading = Reading(request, self._rows, known)
         except Exception as error:  # noqa: BLE001 - no memory for one request's rows
+            again = False
             try:
                 self._rows.drop(len(self._rows.lengths) - request.first)
                 self._start_anew()
+                again = bool(self._prefixes.size)
+                self._prefixes.clear()
             finally:
-                _deliver(request, _failure(error))
-            return False
+                if not again:
+                    _deliver(request, _failure(error))
+            return again and self._seat(request)
         request.reused = min(told, reading.begun)
         self._seated.append(request)
         self._readings[request] = reading
@@ -396,7 +434,10 @@ class Scheduler:
             try:
                 self._rows.reserve(max(need))
             except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to give way
-                self._fail(running[need.index(max(need))], _failure(error))
+                if self._prefixes.size:
+                    self._prefixes.clear()
+                else:
+                    self._fail(running[need.index(max(need))], _failure(error))
             else:
                 return
 
@@ -490,7 +531,7 @@ class Scheduler:
             if not self._prefixes.holds(read, request.user):
                 try:
                     self._prefixes.add(read, self._rows.read(row), request.user)
-                except (MemoryError, RuntimeError):
+                except Exception:  # noqa: BLE001 - nobody's answer depends on what is kept
                     # What is kept is for speed only: running requests need the memory more.
                     self._prefixes.clear()
 
@@ -511,6 +552,14 @@ def _deliver(request: Request, item: Piece | BaseException) -> None:
         request.deliver(item)
     except Exception:  # noqa: BLE001 - an event loop that was closed has nobody left who waits
         request.cancelled = True
+
+
+def _full(waiting: int) -> QueueFull:
+    return QueueFull(
+        f"{waiting} requests wait already: try again later, or load the engine with a larger "
+        "max_waiting",
+        waiting=waiting,
+    )
 
 
 def _closed() -> EngineClosed:
@@ -562,4 +611,5 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    # A child that had its parent's team would wait for threads that it does not have.
+    os.register_at_fork(before=release_team, after_in_child=_after_fork)
