@@ -523,15 +523,16 @@ def memory(lab: Lab) -> Experiment:
     """The process's memory after many requests, most of which were cancelled half-way."""
     few, many = lab.scale.requests
     part = few // _MEMORY_PARTS
-    # The engine may remember prompts up to some limit. Requests that come round again fill that
-    # memory early, so that whatever still grows later is lost.
+    # The engine may remember conversations up to some limit. Requests that come round again, and
+    # that are answered to their ends at first, fill that memory early, so that whatever still grows
+    # later is lost.
     cases = [make_case(lab.engine, f"memory {number}", _MEMORY_PROMPT) for number in range(part)]
     chance = random.Random(0)  # noqa: S311 - when users lose patience is no secret
 
     def take(after: int) -> Take:
         def measured(number: int) -> dict[Figure, float]:
             del number
-            asyncio.run(_impatient(lab, cases, chance))
+            asyncio.run(_impatient(lab, cases, None if after == part else chance))
             gc.collect()
             name = "early" if after <= few else "late"
             return {Figure(MEMORY, name, after): used_memory(lab.model.device) / 2**20}
@@ -546,15 +547,15 @@ def memory(lab: Lab) -> Experiment:
     )
 
 
-async def _impatient(lab: Lab, cases: Sequence[Case], chance: random.Random) -> None:
-    """Asks all of it, several at a time, and lets go of each answer after some tokens."""
+async def _impatient(lab: Lab, cases: Sequence[Case], chance: random.Random | None) -> None:
+    """Asks all of it, several at a time, and lets go of each answer after some tokens, if any."""
 
     async def ask(case: Case) -> None:
         pieces = cast(
             "AsyncGenerator[Piece]",
             lab.engine.astream(case.messages, **ours_arguments(case, _MEMORY_TOKENS)),
         )
-        patience = chance.randint(1, _MEMORY_TOKENS)
+        patience = chance.randint(1, _MEMORY_TOKENS) if chance else 0
         async for _ in pieces:
             patience -= 1
             if not patience:
