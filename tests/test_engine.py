@@ -125,6 +125,32 @@ def test_drawn_tokens_follow_the_distribution() -> None:
     torch.testing.assert_close(counts / 4000, logits[0].softmax(-1), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("vocab", [3, 512, 1500])
+def test_without_principles_tokens_are_drawn_by_inverting_the_whole_distribution(
+    vocab: int,
+) -> None:
+    plan = SimpleNamespace(token_ids=((1,),), guided=False)
+    logits = 3 * torch.randn(64, vocab, generator=torch.Generator().manual_seed(vocab))
+    # What cannot be drawn stands where a number near 0 or 1 would find it.
+    logits[:, [0, -1]] = -torch.inf
+    requests = [
+        SimpleNamespace(
+            plan=plan,
+            sampling=SamplingParams(temperature=0.5 + seed / 32),
+            constraint=None,
+            seed=seed,
+            drawn=[],
+            alternatives=0,
+        )
+        for seed in range(64)
+    ]
+    tokens = [choice.token for choice in choose(logits, requests)]  # type: ignore[arg-type,union-attr]
+    for one, request, token in zip(logits, requests, tokens, strict=True):
+        mass = (one.double() / request.sampling.temperature).softmax(-1).cumsum(-1)
+        assert token == int((mass <= uniform(request.seed, 0)).sum())
+        assert [choice.token for choice in choose(one[None], [request])] == [token]  # type: ignore[list-item,union-attr]
+
+
 def test_the_random_numbers_are_uniform_and_depend_on_seed_and_position_only() -> None:
     numbers = torch.tensor([uniform(seed, n) for seed in range(40) for n in range(40)])
     assert abs(numbers.mean() - 0.5) < 0.02

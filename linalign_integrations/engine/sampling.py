@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
+from torch.nn.functional import pad
 
 from linalign_integrations.alignment import AlignedStep, align, nucleus
 from linalign_integrations.engine.record import Seen, look
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from linalign_integrations.engine.request import Request
+
+
+# What `_kind` says of requests that may draw any token.
+_FREE = (False, 0, True)
+# Tokens whose masses are added up before one of them is looked for.
+_BLOCK = 512
 
 
 def _as_stops(value: object) -> object:
@@ -132,6 +139,11 @@ def _draw_alike(
 ) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
     masks = [_mask(request, logits) for request in requests]
+    if _kind(requests[0]) == _FREE:
+        drawn = _draw_from_all(_own(logits, rows, masks), requests)
+        drawn = _with_seen(drawn, None, logits, requests, rows, masks)
+        failures = (one if isinstance(one, LinAlignError) else None for one in masks)
+        return [failure or one for failure, one in zip(failures, drawn, strict=True)]
     step = _aligned(logits, requests, rows, masks)
     narrowed = step
     if requests[0].plan.guided and any(mask is not None for mask in masks):
@@ -160,7 +172,7 @@ def _draw_alike(
 
 def _with_seen(
     drawn: list[Choice],
-    step: AlignedStep,
+    step: AlignedStep | None,
     logits: Tensor,
     requests: list[Request],
     rows: list[int],
@@ -173,10 +185,10 @@ def _with_seen(
     tokens = [drawn[place].token for place in at]
     allowed = [mask if isinstance(mask := masks[place], torch.Tensor) else None for place in at]
     counts = [requests[place].alternatives for place in at]
-    if requests[0].plan.guided:
+    if step is not None and requests[0].plan.guided:
         ids, prompted, aligned = step.token_ids[at], step.prompted[at], step.log_probs[at]
     else:
-        # The step was cut already; what it was cut from is the model's own distribution.
+        # A step was cut already; what it was cut from is the model's own distribution.
         own = _take(logits, [rows[place] for place in at])
         heat = _numbers(own, [requests[place].sampling.temperature or 1.0 for place in at])
         ids, prompted = _likeliest(own, heat, tokens, allowed, 1 + max(counts))
@@ -243,12 +255,8 @@ def _aligned(
     """
     heat = _numbers(logits, [request.sampling.temperature or 1.0 for request in requests])
     if not requests[0].plan.guided:
-        own = logits[rows]
-        for place, mask in enumerate(masks):
-            if isinstance(mask, Tensor):
-                own[place].masked_fill_(~mask, -torch.inf)
         top_p, top_k = _limits(logits, requests)
-        kept = nucleus(own, heat, top_p, top_k)
+        kept = nucleus(_own(logits, rows, masks), heat, top_p, top_k)
         still = torch.zeros_like(heat)
         return AlignedStep(kept.token_ids, kept.log_probs, still, still, kept.log_probs)
     terms = [request.plan.terms for request in requests]
@@ -268,6 +276,43 @@ def _aligned(
         principles=_take(logits, pulling).reshape(len(rows), len(terms[0]), logits.shape[-1]),
         weights=_numbers(logits, [[weight for _, weight in one] for one in terms]),
     )
+
+
+def _own(logits: Tensor, rows: list[int], masks: Sequence[Tensor | LinAlignError | None]) -> Tensor:
+    """``[rows, vocab]`` logits of requests without principles, within their grammars."""
+    if not any(isinstance(mask, Tensor) for mask in masks):
+        return _take(logits, rows)
+    own = logits[rows]
+    for place, mask in enumerate(masks):
+        if isinstance(mask, Tensor):
+            own[place].masked_fill_(~mask, -torch.inf)
+    return own
+
+
+def _draw_from_all(own: Tensor, requests: list[Request]) -> list[Choice]:
+    """Draws from whole distributions as ``_draw`` does from what is left of others.
+
+    First a block of tokens is found, then a token in it, so that little is computed in float64.
+    """
+    heat = _numbers(own, [request.sampling.temperature for request in requests])
+    terms = own - own.amax(-1, keepdim=True)
+    terms.div_(heat.clamp(1e-30, 1e30).to(own)[:, None]).exp_()
+    blocks = pad(terms, (0, -terms.shape[-1] % _BLOCK)).view(len(own), -1, _BLOCK)
+    mass = blocks.sum(-1, dtype=torch.double).cumsum(-1)
+    numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
+    goal = _numbers(own, numbers)[:, None] * mass[:, -1:]
+    block = _find(mass, goal)
+    within = blocks[torch.arange(len(own), device=own.device), block[:, 0]].double().cumsum(-1)
+    begun = mass.gather(-1, block) - within[:, -1:]
+    tokens = (block * _BLOCK + _find(within, (goal - begun).clamp_min(0.0)))[:, 0]
+    return [Choice(token, 0.0, 0.0) for token in tokens.tolist()]
+
+
+def _find(mass: Tensor, goal: Tensor) -> Tensor:
+    """``[n, 1]`` where cumulative mass ``[n, m]`` first exceeds a goal ``[n, 1]``."""
+    # Rounding must not carry the goal beyond the last place that has any mass.
+    last = (mass >= mass[:, -1:]).int().argmax(-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(mass, goal, right=True), last)
 
 
 def _take(logits: Tensor, rows: list[int]) -> Tensor:
@@ -315,9 +360,7 @@ def _draw(step: AlignedStep, requests: list[Request]) -> list[Choice]:
     mass = probs.cumsum(-1)
     numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
     goal = _numbers(mass, numbers)[:, None] * mass[:, -1:]
-    # Rounding must not carry the goal beyond the last token that can be drawn.
-    last = ((probs > 0) * torch.arange(probs.shape[-1], device=probs.device)).amax(-1, True)
-    place = torch.minimum(torch.searchsorted(mass, goal, right=True), last)
+    place = _find(mass, goal)
     tokens = step.token_ids.gather(-1, place)[:, 0].tolist()
     ratios = step.ratio.tolist()
     # Without a step, KL is nothing but rounding.
