@@ -1340,6 +1340,21 @@ def test_what_strangers_kept_from_being_forgotten_is_not_told(*, others: bool) -
     assert told("A", "eve") < whole / 2
 
 
+def test_what_others_go_on_with_makes_no_user_forget() -> None:
+    """Each turn of a conversation takes the place of the one before."""
+    beginning = "It was the rain, and "
+    size = len(lonely().branches(beginning + "A " * 40)[0].token_ids) * POSITION_BYTES
+    engine = Watched().engine(reuse_bytes=6 * size)
+    sampling = SamplingParams(seed=1, max_tokens=1)
+    engine.generate(beginning + "A " * 40, sampling=sampling, user="ann")
+    talk = [{"role": "user", "content": "so on " * 40}]
+    for _ in range(12):
+        engine.generate(talk, sampling=sampling, user="bob")
+        talk += [{"role": "assistant", "content": "and"}, {"role": "user", "content": "on"}]
+    told = engine.generate(beginning + "A " * 40, sampling=sampling, user="ann").usage
+    assert told.reused_tokens == told.prompt_tokens - 1
+
+
 def test_the_least_recently_used_gives_way_within_the_limit() -> None:
     # All begin alike, which must not count as use of them all.
     beginning = "It was the rain, and "
@@ -1511,8 +1526,9 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_answered(
     assert max(width for _, width in shapes[begun:]) > 16
 
 
+@pytest.mark.parametrize("short", ["It was so", "for a " * 30])
 def test_a_long_prompt_does_not_keep_a_short_one_from_its_first_token(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, short: str
 ) -> None:
     watched = Watched()
     now = [0.0]
@@ -1525,7 +1541,7 @@ def test_a_long_prompt_does_not_keep_a_short_one_from_its_first_token(
     watched.spoil = take_time
     running = Ask("Hi", sampling=SamplingParams(seed=1, max_tokens=400))
     few = SamplingParams(seed=2, max_tokens=2)
-    asks = {"long": Ask("for a " * 400, sampling=few), "short": Ask("It was so", sampling=few)}
+    asks = {"long": Ask("for a " * 400, sampling=few), "short": Ask(short, sampling=few)}
     ended: list[str] = []
 
     def answered(name: str) -> Said:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WORTHWHILE = 16
 # Most users of whom an entry knows that they know it; whoever came last is remembered.
 _MOST_OWNERS = 1000
+# Most replaced entries that are remembered; without them users are told of less.
+_MOST_REPLACED = 1000
 
 
 @dataclass(slots=True)
@@ -35,12 +37,14 @@ class _Entry:
         size: bytes of these.
         owners: for each user who sent or received its first tokens, how many of them, and how
             many bytes had been kept by then; whoever did so last comes last.
+        added: how many bytes had been kept when it was added, its own included.
     """
 
     token_ids: Tokens
     layers: Layers
     size: int
     owners: Owners
+    added: int
 
 
 class PrefixStore:
@@ -59,8 +63,10 @@ class PrefixStore:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         # Sorted, what has most in common stands side by side: nobody looks at every entry.
         self._order: list[bytes] = []
-        # Bytes of all entries that were ever added.
+        # Bytes of all entries that were ever added, and of those that longer ones replaced: when
+        # each was added, and its size.
         self._added = 0
+        self._replaced: deque[tuple[int, int]] = deque(maxlen=_MOST_REPLACED)
         self.size = 0
 
     def find(self, token_ids: Sequence[int] | Tokens) -> tuple[int, Layers]:
@@ -95,8 +101,9 @@ class PrefixStore:
                 if shared <= longest:
                     break  # the further away, the less in common
                 known, then = entry.owners.get(user, (0, 0))
-                if self._added - then <= self._limit - entry.size:
-                    longest = max(longest, min(shared, known))
+                size = entry.size * known // len(entry.token_ids)
+                if min(shared, known) > longest and self._added_since(then) <= self._limit - size:
+                    longest = min(shared, known)
         return longest if longest >= WORTHWHILE else 0
 
     def holds(self, token_ids: Sequence[int], user: str | None) -> bool:
@@ -128,10 +135,11 @@ class PrefixStore:
         at = bisect_left(self._order, name)
         if at and name.startswith(start := self._order[at - 1]):
             owners = self._entries[start].owners
+            self._replaced.append((self._entries[start].added, self._entries[start].size))
             self._remove(start)
         self._added += size
         self._own(owners, user, len(ids))
-        self._entries[name] = _Entry(ids, layers, size, owners)
+        self._entries[name] = _Entry(ids, layers, size, owners, self._added)
         insort(self._order, name)
         self.size += size
         while self.size > self._limit:
@@ -142,6 +150,10 @@ class PrefixStore:
         self._entries.clear()
         self._order.clear()
         self.size = 0
+
+    def _added_since(self, then: int) -> int:
+        """Bytes of what was added since, but for what has been replaced by longer entries."""
+        return self._added - then - sum(size for added, size in self._replaced if added > then)
 
     def _own(self, owners: Owners, user: str | None, length: int) -> None:
         known, _ = owners.pop(user, (0, 0))

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -301,6 +302,8 @@ class Scheduler:
 
     def _next_request(self, shorter_than: float) -> Request | None:
         """The one whose turn it is, if there is room for it and its prompts are that short."""
+        if len(self._rows.lengths) >= self._max_rows:
+            return None
         with self._lock:
             lines = self._lines.items()
             turn = next((one for one in lines if not self._is_being_read(one[1][0])), None)
@@ -320,25 +323,39 @@ class Scheduler:
     def _seat(self, request: Request) -> bool:
         """Gives a request rows that hold what is known of its prompts."""
         request.first = len(self._rows.lengths)
-        try:
-            known = self._known(request)
-            told = self._prefixes.told(request.prompts[0][:-1], request.user)
-            reading = Reading(request, self._rows, known)
-        except Exception as error:  # noqa: BLE001 - no memory for one request's rows
-            again = False
+        for attempt in (1, 2):
             try:
-                self._rows.drop(len(self._rows.lengths) - request.first)
-                self._start_anew()
-                again = bool(self._prefixes.size)
-                self._prefixes.clear()
-            finally:
-                if not again:
-                    _deliver(request, _failure(error))
-            return again and self._seat(request)
+                reading = self._begin(request)
+            except Exception as error:  # noqa: BLE001 - no memory for one request's rows
+                again = False
+                try:
+                    again = self._make_way(request.first) and attempt == 1
+                finally:
+                    if not again:
+                        _deliver(request, _failure(error))
+                # Tried again outside, where the error holds nothing any more.
+            else:
+                self._seated.append(request)
+                self._readings[request] = reading
+                return True
+            if not again:
+                break
+        return False
+
+    def _begin(self, request: Request) -> Reading:
+        known = self._known(request)
+        told = self._prefixes.told(request.prompts[0][:-1], request.user)
+        reading = Reading(request, self._rows, known)
         request.reused = min(told, reading.begun)
-        self._seated.append(request)
-        self._readings[request] = reading
-        return True
+        return reading
+
+    def _make_way(self, first: int) -> bool:
+        """Lets go of rows from one on and of what is kept; whether there was anything to let go."""
+        spare = bool(self._prefixes.size) or not self._seated
+        self._rows.drop(len(self._rows.lengths) - first)
+        self._start_anew()
+        self._prefixes.clear()
+        return spare
 
     def _has_room(self, request: Request) -> bool:
         rows = len(self._rows.lengths) + request.rows
@@ -358,8 +375,10 @@ class Scheduler:
             return None
         for ids, (known, _) in zip(request.prompts, self._known(request), strict=True):
             enough = known + max(WORTHWHILE, len(ids) // 2)
-            for one in self._readings:
-                if any(common(ids[:-1], other) >= enough for other in one.prompts):
+            for one, reading in self._readings.items():
+                # Whoever has a long way to go makes nobody wait who has a short one.
+                soon = reading.unread <= request.prompt_tokens
+                if soon and any(common(ids[:-1], other) >= enough for other in one.prompts):
                     return one
         return None
 
@@ -391,9 +410,11 @@ class Scheduler:
         running = sum(one.rows for one in self._running)
         read = sum(len(ids) for one in self._readings for ids in new[one])
         tokens = [ids for rows in new.values() for ids in rows]
-        try:
+        logits: Tensor | None = None
+        with suppress(Exception):
             logits = self._rows.forward(tokens)
-        except Exception:  # noqa: BLE001 - one of them may be the reason
+        if logits is None:
+            # One of them may be the reason. What the pass held is free by now.
             self._step_each(new)
         else:
             self._rows.extend(tokens)
