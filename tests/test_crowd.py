@@ -1491,19 +1491,30 @@ def test_what_is_plausible_never_makes_a_grammar_unsatisfiable(
 # --- Prompts that are read while others run ---
 
 
-def test_a_long_prompt_does_not_hold_up_those_who_are_answered(
+def clocked(
+    watched: Watched,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    watched = Watched()
+    *,
+    per_token: float,
+    per_row: float = 0.0,
+) -> Engine:
+    """An engine that keeps nothing, and whose passes take a unit of time and so much more each."""
     now = [0.0]
-    # A pass takes one unit of time, and one more for every fifty tokens of a row.
     monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     engine = watched.engine(reuse_bytes=0)
 
     def take_time(token_ids: torch.Tensor) -> None:
-        now[0] += 1 + token_ids.shape[1] / 50
+        now[0] += 1 + len(watched.passes[-1]) * per_row + token_ids.shape[1] * per_token
 
     watched.spoil = take_time
+    return engine
+
+
+def test_a_long_prompt_does_not_hold_up_those_who_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched()
+    engine = clocked(watched, monkeypatch, per_token=1 / 50)
     running = Ask("Hi", sampling=SamplingParams(seed=1, max_tokens=400))
     long = Ask("for a " * 400, sampling=SamplingParams(seed=2, max_tokens=2))
     with ThreadPoolExecutor(2) as pool:
@@ -1531,14 +1542,7 @@ def test_a_long_prompt_does_not_keep_a_short_one_from_its_first_token(
     monkeypatch: pytest.MonkeyPatch, short: str
 ) -> None:
     watched = Watched()
-    now = [0.0]
-    monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    engine = watched.engine(reuse_bytes=0)
-
-    def take_time(token_ids: torch.Tensor) -> None:
-        now[0] += 1 + token_ids.shape[1] / 50
-
-    watched.spoil = take_time
+    engine = clocked(watched, monkeypatch, per_token=1 / 50)
     running = Ask("Hi", sampling=SamplingParams(seed=1, max_tokens=400))
     few = SamplingParams(seed=2, max_tokens=2)
     asks = {"long": Ask("for a " * 400, sampling=few), "short": Ask(short, sampling=few)}
@@ -1565,16 +1569,8 @@ def test_a_long_prompt_does_not_keep_a_short_one_from_its_first_token(
 
 def test_the_prompts_of_a_crowd_are_read_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched()
-    now = [0.0]
-    # A pass takes one unit of time, one more for every eight rows, and for every hundred tokens.
-    monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    engine = watched.engine(reuse_bytes=0)
+    engine = clocked(watched, monkeypatch, per_token=1 / 100, per_row=1 / 8)
     many, drawn = 24, 60
-
-    def take_time(token_ids: torch.Tensor) -> None:
-        now[0] += 1 + len(watched.passes[-1]) / 8 + token_ids.shape[1] / 100
-
-    watched.spoil = take_time
     greedy = SamplingParams(temperature=0, max_tokens=drawn)
     asks = [Ask(f"{number} times: " + "for a " * 40, sampling=greedy) for number in range(many)]
     with ThreadPoolExecutor(many) as pool:

@@ -532,7 +532,8 @@ def memory(lab: Lab) -> Experiment:
     def take(after: int) -> Take:
         def measured(number: int) -> dict[Figure, float]:
             del number
-            asyncio.run(_impatient(lab, cases, None if after == part else chance))
+            least = _MEMORY_TOKENS if after == part else 1
+            asyncio.run(_impatient(lab, cases, chance, least))
             gc.collect()
             name = "early" if after <= few else "late"
             return {Figure(MEMORY, name, after): used_memory(lab.model.device) / 2**20}
@@ -547,15 +548,15 @@ def memory(lab: Lab) -> Experiment:
     )
 
 
-async def _impatient(lab: Lab, cases: Sequence[Case], chance: random.Random | None) -> None:
-    """Asks all of it, several at a time, and lets go of each answer after some tokens, if any."""
+async def _impatient(lab: Lab, cases: Sequence[Case], chance: random.Random, least: int) -> None:
+    """Asks all of it, several at a time, and lets go of each answer after at least some tokens."""
 
     async def ask(case: Case) -> None:
         pieces = cast(
             "AsyncGenerator[Piece]",
             lab.engine.astream(case.messages, **ours_arguments(case, _MEMORY_TOKENS)),
         )
-        patience = chance.randint(1, _MEMORY_TOKENS) if chance else 0
+        patience = chance.randint(least, _MEMORY_TOKENS)
         async for _ in pieces:
             patience -= 1
             if not patience:

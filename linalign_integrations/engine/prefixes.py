@@ -149,6 +149,7 @@ class PrefixStore:
         """Forgets everything."""
         self._entries.clear()
         self._order.clear()
+        self._replaced.clear()
         self.size = 0
 
     def _added_since(self, then: int) -> int:

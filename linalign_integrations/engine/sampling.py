@@ -139,35 +139,50 @@ def _draw_alike(
 ) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
     masks = [_mask(request, logits) for request in requests]
+    guided: AlignedStep | None = None
+    apart: dict[int, Choice] = {}
     if _kind(requests[0]) == _FREE:
         drawn = _draw_from_all(_own(logits, rows, masks), requests)
-        drawn = _with_seen(drawn, None, logits, requests, rows, masks)
-        failures = (one if isinstance(one, LinAlignError) else None for one in masks)
-        return [failure or one for failure, one in zip(failures, drawn, strict=True)]
-    step = _aligned(logits, requests, rows, masks)
+    else:
+        step = _aligned(logits, requests, rows, masks)
+        if requests[0].plan.guided:
+            guided = step
+            step, apart = _within_grammars(step, logits, requests, rows, masks)
+        drawn = _draw(_cut(step, requests), requests)
+    drawn = _with_seen(drawn, guided, logits, requests, rows, masks)
+    return [
+        mask if isinstance(mask, LinAlignError) else apart.get(at, one)
+        for at, (mask, one) in enumerate(zip(masks, drawn, strict=True))
+    ]
+
+
+def _within_grammars(
+    step: AlignedStep,
+    logits: Tensor,
+    requests: list[Request],
+    rows: list[int],
+    masks: Sequence[Tensor | LinAlignError | None],
+) -> tuple[AlignedStep, dict[int, Choice]]:
+    """What grammars leave of an aligned step; where they leave nothing, what is drawn instead."""
     narrowed = step
-    if requests[0].plan.guided and any(mask is not None for mask in masks):
+    if any(mask is not None for mask in masks):
         narrowed = replace(step, log_probs=step.log_probs.clone())
-    failed: dict[int, LinAlignError] = {}
     apart: dict[int, Choice] = {}
     for place, mask in enumerate(masks):
-        if isinstance(mask, LinAlignError):
-            failed[place] = mask
-        elif mask is not None and requests[place].plan.guided:
-            allowed = mask[step.token_ids[place]] & (step.log_probs[place] > -torch.inf)
-            if bool(allowed.any()):
-                kept = step.log_probs[place].masked_fill(~allowed, -torch.inf)
-                narrowed.log_probs[place] = kept.log_softmax(-1)
-            else:
-                # Nothing plausible is allowed: what is allowed decides.
-                branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
-                only = branches.masked_fill(~mask, -torch.inf)
-                alone = _aligned(only, [requests[place]], [0], [None])
-                own = _draw(_cut(alone, [requests[place]]), [requests[place]])
-                (apart[place],) = _with_seen(own, alone, only, [requests[place]], [0], [mask])
-    drawn = _draw(_cut(narrowed, requests), requests)
-    drawn = _with_seen(drawn, step, logits, requests, rows, masks)
-    return [failed.get(at) or apart.get(at) or one for at, one in enumerate(drawn)]
+        if not isinstance(mask, Tensor):
+            continue
+        allowed = mask[step.token_ids[place]] & (step.log_probs[place] > -torch.inf)
+        if bool(allowed.any()):
+            kept = step.log_probs[place].masked_fill(~allowed, -torch.inf)
+            narrowed.log_probs[place] = kept.log_softmax(-1)
+        else:
+            # Nothing plausible is allowed: what is allowed decides.
+            branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
+            only = branches.masked_fill(~mask, -torch.inf)
+            alone = _aligned(only, [requests[place]], [0], [None])
+            own = _draw(_cut(alone, [requests[place]]), [requests[place]])
+            (apart[place],) = _with_seen(own, alone, only, [requests[place]], [0], [mask])
+    return narrowed, apart
 
 
 def _with_seen(
@@ -178,17 +193,19 @@ def _with_seen(
     rows: list[int],
     masks: Sequence[Tensor | LinAlignError | None],
 ) -> list[Choice]:
-    """The choices, those of requests that record them with what they were drawn from."""
+    """The choices, those of requests that record them with what they were drawn from.
+
+    That is the step where there are principles, else, cut or not, the model's own distribution.
+    """
     at = [place for place, request in enumerate(requests) if request.alternatives]
     if not at:
         return drawn
     tokens = [drawn[place].token for place in at]
     allowed = [mask if isinstance(mask := masks[place], torch.Tensor) else None for place in at]
     counts = [requests[place].alternatives for place in at]
-    if step is not None and requests[0].plan.guided:
+    if step is not None:
         ids, prompted, aligned = step.token_ids[at], step.prompted[at], step.log_probs[at]
     else:
-        # A step was cut already; what it was cut from is the model's own distribution.
         own = _take(logits, [rows[place] for place in at])
         heat = _numbers(own, [requests[place].sampling.temperature or 1.0 for place in at])
         ids, prompted = _likeliest(own, heat, tokens, allowed, 1 + max(counts))
@@ -299,13 +316,18 @@ def _draw_from_all(own: Tensor, requests: list[Request]) -> list[Choice]:
     terms.div_(heat.clamp(1e-30, 1e30).to(own)[:, None]).exp_()
     blocks = pad(terms, (0, -terms.shape[-1] % _BLOCK)).view(len(own), -1, _BLOCK)
     mass = blocks.sum(-1, dtype=torch.double).cumsum(-1)
-    numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
-    goal = _numbers(own, numbers)[:, None] * mass[:, -1:]
+    goal = _goal(mass, requests)
     block = _find(mass, goal)
     within = blocks[torch.arange(len(own), device=own.device), block[:, 0]].double().cumsum(-1)
     begun = mass.gather(-1, block) - within[:, -1:]
     tokens = (block * _BLOCK + _find(within, (goal - begun).clamp_min(0.0)))[:, 0]
     return [Choice(token, 0.0, 0.0) for token in tokens.tolist()]
+
+
+def _goal(mass: Tensor, requests: list[Request]) -> Tensor:
+    """``[n, 1]`` the share of all mass that each request's random number says."""
+    numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
+    return _numbers(mass, numbers)[:, None] * mass[:, -1:]
 
 
 def _find(mass: Tensor, goal: Tensor) -> Tensor:
@@ -358,9 +380,7 @@ def _draw(step: AlignedStep, requests: list[Request]) -> list[Choice]:
     """
     probs = step.log_probs.exp()
     mass = probs.cumsum(-1)
-    numbers = [uniform(request.seed, len(request.drawn)) for request in requests]
-    goal = _numbers(mass, numbers)[:, None] * mass[:, -1:]
-    place = _find(mass, goal)
+    place = _find(mass, _goal(mass, requests))
     tokens = step.token_ids.gather(-1, place)[:, 0].tolist()
     ratios = step.ratio.tolist()
     # Without a step, KL is nothing but rounding.

@@ -275,9 +275,9 @@ class Scheduler:
         """About how many of those that wait there are rows for."""
         with self._lock:
             waiting = self._count_waiting()
-            heads = [line[0] for line in self._lines.values()]
+            head = next(iter(self._lines.values()))[0] if waiting else None
         # Whoever waits for others to go is not read sooner for being counted.
-        if not heads or not self._has_room(heads[0]):
+        if head is None or not self._has_room(head):
             return 0
         return min(waiting, self._max_rows - len(self._rows.lengths))
 
@@ -305,11 +305,16 @@ class Scheduler:
         if len(self._rows.lengths) >= self._max_rows:
             return None
         with self._lock:
-            lines = self._lines.items()
-            turn = next((one for one in lines if not self._is_being_read(one[1][0])), None)
-            if turn is None:
+            user, line = next(
+                (
+                    (user, line)
+                    for user, line in self._lines.items()
+                    if not self._is_being_read(line[0])
+                ),
+                (None, None),
+            )
+            if line is None:
                 return None
-            user, line = turn
             request = line[0]
             if not self._has_room(request) or request.prompt_tokens >= shorter_than:
                 return None
