@@ -1,5 +1,6 @@
 """The world of the embedded model: its generator, its judge and its tokenizer."""
 
+import asyncio
 import itertools
 import json
 import random
@@ -10,9 +11,11 @@ import pytest
 from llama_index.core.agent.react.formatter import get_react_tool_descriptions
 from llama_index.core.agent.react.output_parser import ReActOutputParser
 from llama_index.core.agent.react.types import ActionReasoningStep
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.tools import FunctionTool
 from pydantic import create_model
 
+from linalign_integrations.llama_index import LinAlign
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.corpus import (
     KINDS,
@@ -25,7 +28,7 @@ from linalign_integrations.pocket.corpus import (
 from linalign_integrations.pocket.draws import Draws, Split, is_held_out_name
 from linalign_integrations.pocket.judge import read
 from linalign_integrations.pocket.tokenizer import encode, train_tokenizer
-from linalign_integrations.pocket.toolbox import described, toolbox
+from linalign_integrations.pocket.toolbox import described, handoff, toolbox
 from linalign_integrations.pocket.train import written
 
 VALUES = [(name, value) for name, prior in world.PRIOR.items() for value in prior]
@@ -315,6 +318,64 @@ def test_scenes_of_react_agents_are_those_of_llama_index() -> None:
                 assert step.action in names
                 assert all(str(value) in written(scene) for value in step.action_input.values())
     assert steps == {"ActionReasoningStep", "ResponseReasoningStep"}
+
+
+def test_no_question_asks_for_the_same_call_twice() -> None:
+    writer = Writer(9)
+    several = 0
+    for _ in range(400):
+        for message in writer.scene("calls", 0).dialogue:
+            calls = [json.dumps(one["function"]) for one in message.get("tool_calls", ())]
+            assert len(calls) == len(set(calls))
+            several += len(calls) > 1
+    assert several > 20
+
+
+def test_agents_hand_over_what_another_has_the_tools_for() -> None:
+    writer = Writer(5, "held_out")
+    seen = set()
+    for _ in range(200):
+        scene = writer.scene("handoff", 0)
+        *own, over = [tool["function"] for tool in scene.tools]
+        assert over["name"] == "handoff"
+        names = [tool["name"] for tool in own]
+        first = scene.dialogue[1]
+        if not first.get("tool_calls"):
+            assert read(first["content"]).denied
+            seen.add("denied")
+            continue
+        called = [one["function"] for one in first["tool_calls"]]
+        if called[0]["name"] != "handoff":
+            assert {one["name"] for one in called} <= set(names)
+            seen.add("its own")
+            continue
+        [agent] = [one["arguments"]["to_agent"] for one in called]
+        assert (f"'{agent}': " in over["description"]) == (not scene.given)
+        if scene.given:
+            made = [one["function"]["name"] for one in scene.dialogue[3]["tool_calls"]]
+            assert set(made) <= set(names)
+            assert agent in scene.dialogue[2]["content"]
+            assert " ".join(read(scene.dialogue[-1]["content"], scene.facts).facts) == scene.gold
+        seen.add("handed to it" if scene.given else "handed over")
+    assert seen == {"denied", "its own", "handed to it", "handed over"}
+
+
+def test_the_tool_to_hand_over_is_that_of_llama_index() -> None:
+    tools = toolbox(Draws(random.Random(2), "train"), 3)
+    made = handoff({"second": tools})
+    about = " ".join(tool.description or f"{tool.name.replace('_', ' ')}." for tool in tools)
+    first, second = (
+        FunctionAgent(name=name, description=about, tools=[], llm=LinAlign(model="pocket"))
+        for name in ("first", "second")
+    )
+    workflow = AgentWorkflow(agents=[first, second], root_agent="first")
+    [tool] = asyncio.run(workflow.get_tools("first"))
+    said = tool.metadata.to_openai_tool()["function"]
+    assert made["function"]["name"] == said["name"]
+    assert made["function"]["description"] == said["description"]
+    assert made["function"]["parameters"]["required"] == said["parameters"]["required"]
+    for name, kind in made["function"]["parameters"]["properties"].items():
+        assert kind.items() <= said["parameters"]["properties"][name].items()
 
 
 def test_tools_are_described_as_llama_index_describes_them() -> None:

@@ -71,6 +71,30 @@ def test_a_run_goes_on_from_its_checkpoint_and_records_a_change_of_plan(
     assert [(plan["from_step"], plan["steps"]) for plan in record["plans"]] == [(0, 4), (4, 6)]
 
 
+def test_a_run_begins_from_a_finished_model_and_counts_its_steps(
+    trained: Path, tmp_path: Path
+) -> None:
+    start = trained / "model"
+    plan = changed(steps=6, seed=2, warmup=2)
+    folders = tmp_path / "model", tmp_path / "work"
+    train(plan, *folders, device="cpu", compiled=False, save_every=1e9, start=start)
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert [(plan["from_step"], plan["seed"]) for plan in record["plans"]] == [(0, 1), (4, 2)]
+    assert (record["steps"], record["tokens"]) == (6, 6 * PLAN.batch_tokens)
+    tokenizer = (start / "tokenizer.json").read_text()
+    assert (tmp_path / "model" / "tokenizer.json").read_text() == tokenizer
+    # The rate rises anew, for optimisers that have seen nothing yet.
+    assert plan.rate_at(4, begun=4) == plan.rate_at(4) / 2
+
+    trainer = Trainer(plan, AutoTokenizer.from_pretrained(start), "cpu", compiled=False)
+    trainer.begin(start)
+    given = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
+    for model in (trainer.model, trainer.average):
+        assert all(torch.equal(given[name], one) for name, one in model.state_dict().items())
+    with pytest.raises(InvalidArgument, match="step 4, beyond --steps 3"):
+        Trainer(changed(steps=3), AutoTokenizer.from_pretrained(start), "cpu", False).begin(start)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -107,6 +131,7 @@ def test_without_a_checkpoint_the_tokenizer_of_another_plan_is_not_taken(
         (["--cases", "0"], "--cases"),
         (["--device", "nonsense"], "--device"),
         (["--folder", "file"], "--folder"),
+        (["--start", "file"], "--start"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_it_begins(
@@ -128,7 +153,24 @@ def test_help_explains_every_option_with_its_default(
     monkeypatch.setattr("sys.argv", ["train", "--help"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 7
+    assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 8
+
+
+def test_what_another_agent_said_is_not_learnt(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    answered = tokenizer("<|im_start|>tool\nAgent").input_ids
+    found = 0
+    for batch in itertools.islice(Packer(tokenizer, changed(batch_tokens=4096)).batches(), 20):
+        *begins, end, _ = batch.borders.tolist()
+        for begin, stop in itertools.pairwise([*begins, end]):
+            ids = batch.ids[0, begin:stop].tolist()
+            learnt = batch.learnt[0, begin:stop]
+            for at in range(len(ids)):
+                if ids[at : at + len(answered)] == answered:
+                    found += 1
+                    assert not learnt[:at].any()
+                    assert learnt[at:].any()
+    assert found > 3
 
 
 def test_batches_are_nearly_full_of_whole_conversations(trained: Path) -> None:

@@ -32,7 +32,16 @@ from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
 
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.draws import Draws, Split, is_held_out
-from linalign_integrations.pocket.toolbox import Call, Tool, described, request, toolbox
+from linalign_integrations.pocket.toolbox import (
+    Call,
+    Tool,
+    described,
+    handed_over,
+    handoff,
+    request,
+    team,
+    toolbox,
+)
 from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Relation, Topic, speak
 from linalign_integrations.preferences.model import Placement
 
@@ -40,10 +49,19 @@ __all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pa
 
 OBEYED = 0.45
 # How often a conversation asks for two values of a dimension, so that neither is favoured.
-TORN = 0.25
+TORN = 0.3
 
 Kind = Literal[
-    "chat", "turns", "documents", "calls", "results", "react", "json", "repeat", "small_talk"
+    "chat",
+    "turns",
+    "documents",
+    "calls",
+    "results",
+    "react",
+    "handoff",
+    "json",
+    "repeat",
+    "small_talk",
 ]
 Style = dict[str, str]
 Value = tuple[str, str]
@@ -51,25 +69,27 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.26,
-    "turns": 0.08,
-    "documents": 0.13,
-    "results": 0.09,
-    "calls": 0.16,
-    "react": 0.16,
-    "json": 0.04,
-    "repeat": 0.06,
+    "chat": 0.33,
+    "turns": 0.09,
+    "documents": 0.12,
+    "results": 0.07,
+    "calls": 0.12,
+    "react": 0.14,
+    "handoff": 0.06,
+    "json": 0.03,
+    "repeat": 0.02,
     "small_talk": 0.02,
 }
 KINDS: dict[Kind, float] = {
-    "chat": 0.20,
+    "chat": 0.28,
     "turns": 0.09,
-    "documents": 0.16,
-    "results": 0.09,
-    "calls": 0.18,
-    "react": 0.18,
-    "json": 0.06,
-    "repeat": 0.02,
+    "documents": 0.15,
+    "results": 0.08,
+    "calls": 0.14,
+    "react": 0.14,
+    "handoff": 0.05,
+    "json": 0.04,
+    "repeat": 0.01,
     "small_talk": 0.02,
 }
 
@@ -156,8 +176,8 @@ class Scene:
     Attributes:
         kind: What the conversation is about and how it ends: advice ("chat", "turns"), an answer
             from documents, a decision on tools ("calls"), an answer from a tool's result
-            ("results"), both in plain text as ReAct agents want them, JSON, a repetition, or small
-            talk.
+            ("results"), both in plain text as ReAct agents want them, what one agent of several
+            does ("handoff"), JSON, a repetition, or small talk.
         system: The system prompt without principles.
         dialogue: The messages after it; the last is an answer.
         tools: The definitions of the tools at hand.
@@ -170,6 +190,7 @@ class Scene:
             sentence that says that they do not answer a question, where they do not.
         gold: What the last answer must say: the sentence that answers the question or says that
             the documents do not, "" where no tool fits, the exact text for JSON and repetitions.
+        given: How many answers at the beginning are those of another agent, not to be learnt.
     """
 
     kind: Kind
@@ -183,6 +204,7 @@ class Scene:
     topic: str | None = None
     facts: list[str] = field(default_factory=list)
     gold: str | None = None
+    given: int = 0
 
     def messages(self, *, told: bool = True, answered: bool = True) -> list[Message]:
         """Return chat messages.
@@ -209,6 +231,14 @@ class Scene:
     def say(self, answer: str) -> None:
         """Add an answer."""
         self.dialogue.append({"role": "assistant", "content": answer})
+
+    def call(self, *calls: Message) -> None:
+        """Add calls of tools."""
+        self.dialogue.append({"role": "assistant", "content": "", "tool_calls": list(calls)})
+
+    def hear(self, result: str) -> None:
+        """Add what a tool returned."""
+        self.dialogue.append({"role": "tool", "content": result})
 
     @property
     def calls(self) -> list[dict[str, Any]]:
@@ -281,6 +311,8 @@ class Writer:
                 self._tools(scene, turns)
             case "react":
                 self._react(scene, turns)
+            case "handoff":
+                self._handoff(scene)
             case "json":
                 self._json(scene)
             case "repeat":
@@ -331,8 +363,9 @@ class Writer:
             return ["tone", "length", "format", "mood", "dialect"]
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
         if self.split == "train":
-            # Only these scenes know them, so they come up more often.
+            # Only these scenes know them, so they come up more often; few of them know a taste.
             names += ["budget", "expertise"]
+            return [*names, *[topic.taste] * 4] if topic.taste else names
         return [*names, topic.taste, topic.taste] if topic.taste else names
 
     def _state(self, scene: Scene, dimensions: Sequence[str], count: int) -> None:
@@ -700,21 +733,22 @@ class Writer:
                 continue
             scene.topic = None
             wanted = self._ask_for(scene, tools)
-            calls = [one.message() for one in wanted]
-            scene.dialogue.append({"role": "assistant", "content": "", "tool_calls": calls})
+            scene.call(*(one.message() for one in wanted))
             if scene.kind == "calls" and last:
                 scene.gold = None
                 return
             for one in wanted:
-                scene.dialogue.append({"role": "tool", "content": one.result})
+                scene.hear(one.result)
             scene.say(self._result_answer(scene, style, wanted))
 
     def _react(self, scene: Scene, turns: int) -> None:
         """Let the user ask for what tools can do, where calls and results are plain text."""
         rng = self.rng
-        count = rng.choices((1, 2, 3, 4, 6), (0.3, 0.3, 0.25, 0.1, 0.05))[0]
+        count = rng.choices((1, 2, 3, 4, 6), (0.15, 0.3, 0.3, 0.15, 0.1))[0]
         *tools, absent = toolbox(self.draws, count + 1)
-        told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.12 else REACT_SHORT)
+        told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.2 else REACT_SHORT)
+        # Which tool it takes is learnt last. Without what comes after calls, more of them fit in.
+        only_calls = self.split == "train" and rng.random() < 0.5
         if scene.system:
             told = CONTEXT_REACT_CHAT_SYSTEM_HEADER.replace("{context}", scene.system)
         scene.system = told.format(
@@ -724,19 +758,55 @@ class Writer:
         )
         for turn in range(turns):
             style = self._style(scene, turn == turns - 1)
-            if rng.random() < 0.15:
+            if rng.random() < 0.06:
                 scene.gold = ""
                 scene.ask(self._asked(request(self.draws, absent).question))
                 answer = self._fact_answer(scene, style, rng.choice(world.NO_TOOL))
                 scene.say(REACT_REFUSAL.format(answer=answer))
                 continue
             wanted = self._ask_for(scene, tools)
-            for one in wanted:
+            for one in wanted[:1] if only_calls else wanted:
                 arguments = json.dumps(one.arguments, ensure_ascii=False)
                 scene.say(REACT_CALL.format(name=one.tool.name, arguments=arguments))
-                scene.ask(f"Observation: {one.result}")
+                if not only_calls:
+                    scene.ask(f"Observation: {one.result}")
+            if only_calls:
+                scene.gold = None
+                continue
             answer = self._result_answer(scene, style, wanted)
             scene.say(REACT_ANSWER.format(answer=answer))
+
+    def _handoff(self, scene: Scene) -> None:
+        """Let an agent hand a question over, answer what it was handed, or what is its own."""
+        rng = self.rng
+        count = rng.choices((1, 2, 3, 4, 6), (0.1, 0.3, 0.3, 0.2, 0.1))[0]
+        *tools, absent = toolbox(self.draws, count + 1)
+        agents = team(self.draws, tools, rng.choice((2, 2, 3)))
+        owner = rng.choice([name for name, own in agents.items() if own])
+        first = rng.choice([name for name in agents if name != owner])
+        form = rng.random()
+        # Who is at work: the one who has no such tool, or the one who has it.
+        agent = first if form < 0.4 else owner
+        others = {name: own for name, own in agents.items() if name != agent}
+        scene.tools = [*(tool.schema() for tool in agents[agent]), handoff(others)]
+        style = self._style(scene, last=True)
+        if form >= 0.92:
+            scene.gold = ""
+            scene.ask(self._asked(request(self.draws, absent).question))
+            scene.say(self._fact_answer(scene, style, rng.choice(world.NO_TOOL)))
+            return
+        wanted = self._ask_for(scene, agents[owner])
+        if form < 0.8:
+            call, returned = handed_over(owner, wanted)
+            scene.call(call)
+            if agent == first:
+                return
+            scene.hear(returned)
+            scene.given = 1
+        scene.call(*(one.message() for one in wanted))
+        for one in wanted:
+            scene.hear(one.result)
+        scene.say(self._result_answer(scene, style, wanted))
 
     def _ask_for(self, scene: Scene, tools: Sequence[Tool]) -> list[Call]:
         """Ask for what a tool does, now and then for two such things, and return the calls."""
@@ -744,7 +814,9 @@ class Writer:
         wanted = [request(self.draws, rng.choice(tools))]
         question = wanted[0].question
         second = request(self.draws, rng.choice(tools))
-        if rng.random() < 0.08 and second.answer != wanted[0].answer:
+        # The same call twice would have two results, and the same sentence twice none of its own.
+        differs = second.message() != wanted[0].message() and second.answer != wanted[0].answer
+        if rng.random() < 0.08 and differs:
             wanted.append(second)
             question = f"{question.rstrip('.?')} and then: {second.question}"
         # Never in small letters alone, from which no argument could be copied.

@@ -7,12 +7,28 @@ name have invented names; training never saw either.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llama_index.core.agent.workflow.prompts import (
+    DEFAULT_HANDOFF_OUTPUT_PROMPT,
+    DEFAULT_HANDOFF_PROMPT,
+)
+
 from linalign_integrations.pocket.draws import Draws
 
-__all__ = ["Call", "Tool", "described", "request", "toolbox"]
+__all__ = [
+    "Call",
+    "Team",
+    "Tool",
+    "described",
+    "handed_over",
+    "handoff",
+    "request",
+    "team",
+    "toolbox",
+]
 
 LOOKS = ("get", "find", "check", "fetch", "show", "read")
 LOOKED_UP = (
@@ -38,6 +54,10 @@ DONE = {
     "call": ("doctor", "friend", "plumber", "office", "driver"),
     "create": ("customer", "account", "folder", "list", "user"),
 }
+AGENTS = (
+    "assistant", "helper", "planner", "researcher", "clerk", "first", "second", "expert", "office",
+    "desk", "support", "sales", "operator", "secretary", "guide", "worker", "agent_a", "agent_b",
+)  # fmt: skip
 OUTCOMES = ("confirmed", "booked", "done", "ready", "accepted", "complete")
 
 
@@ -155,6 +175,10 @@ class Tool:
         }
 
 
+Team = Mapping[str, Sequence[Tool]]
+"""Agents by their names, each with its tools."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A request for one tool: the question, the arguments it states, and the result.
@@ -211,12 +235,71 @@ def described(tool: Tool) -> str:
     )
 
 
+def team(draws: Draws, tools: Sequence[Tool], count: int) -> dict[str, list[Tool]]:
+    """Share tools out among so many agents, of which some may have none."""
+    rng = draws.rng
+    agents: dict[str, list[Tool]] = {}
+    shares: list[list[Tool]] = [[] for _ in range(count)]
+    for tool in tools:
+        rng.choice(shares).append(tool)
+    for share in shares:
+        name = ""
+        while not name or name in agents:
+            form = rng.random()
+            if form < 0.3 and share:
+                name = f"{rng.choice(share).noun.replace(' ', '_')}_agent"
+            elif form < 0.6:
+                name = f"{draws.word().lower()}{rng.choice(('', '_agent'))}"
+            else:
+                name = rng.choice(AGENTS)
+        agents[name] = share
+    return agents
+
+
+def handoff(others: Team) -> dict[str, Any]:
+    """Define the tool by which an agent of LlamaIndex's workflows hands a request on.
+
+    Args:
+        others: The other agents. Each is described by what its tools do.
+    """
+    about = {
+        name: " ".join(tool.description or f"{tool.name.replace('_', ' ')}." for tool in tools)
+        or "Talks."
+        for name, tools in others.items()
+    }
+    kind = {"type": "string"}
+    return {
+        "type": "function",
+        "function": {
+            "name": "handoff",
+            "description": DEFAULT_HANDOFF_PROMPT.format(agent_info=str(about)),
+            "parameters": {
+                "type": "object",
+                "properties": {"to_agent": kind, "reason": kind},
+                "required": ["to_agent", "reason"],
+            },
+        },
+    }
+
+
+def handed_over(agent: str, wanted: Sequence[Call]) -> tuple[dict[str, Any], str]:
+    """Hand what is wanted over to an agent.
+
+    Returns:
+        The call, in the form that chat templates take, and what LlamaIndex returns for it.
+    """
+    reason = " and ".join(f"the {noun}" for noun in dict.fromkeys(one.tool.noun for one in wanted))
+    arguments = {"to_agent": agent, "reason": f"the user asks for {reason}"}
+    call = {"type": "function", "function": {"name": "handoff", "arguments": arguments}}
+    return call, DEFAULT_HANDOFF_OUTPUT_PROMPT.format(**arguments)
+
+
 def _tool(draws: Draws) -> Tool:
     rng = draws.rng
     looks_up = rng.random() < 0.6
     verb = rng.choice(LOOKS if looks_up else tuple(DONE))
     noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
-    if draws.split == "held_out" or rng.random() < 0.55:
+    if draws.split == "held_out" or rng.random() < 0.7:
         invented = draws.word().lower()
         noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
     parameters = _parameters(draws)
@@ -265,7 +348,7 @@ def _parameters(draws: Draws) -> tuple[Parameter, ...]:
     chosen: dict[str, Parameter] = {}
     for _ in range(rng.choices((0, 1, 2, 3), (0.12, 0.45, 0.3, 0.13))[0]):
         if rng.random() < 0.3:
-            invented = draws.split == "held_out" or rng.random() < 0.55
+            invented = draws.split == "held_out" or rng.random() < 0.7
             name = draws.word().lower() if invented else rng.choice(SAID)
             said = name
             kind, value = rng.choice(SAID_KINDS)
