@@ -98,28 +98,6 @@ def test_a_copy_is_checked_like_any_other_value() -> None:
             value.model_copy(update=change)
 
 
-@pytest.mark.parametrize(
-    ("kind", "text", "fault"),
-    [
-        (Preferences, '{"ratio": -1}', "ratio: .*greater than or equal to 0.*got -1"),
-        (Preferences, '{"strength": 2}', "strength: there is no such field, only principles, "),
-        (Preferences, '{"principles": [""]}', "principles.0: text: .*at least 1 character"),
-        (Preferences, '["Be brief."]', "Preferences: "),
-        (Principle, '{"text": "A.", "weight": "3"}', "weight: .*number"),
-        (Principle, "null", "Principle: "),
-    ],
-)
-def test_what_is_read_back_is_refused_by_this_packages_error(
-    kind: type[Preferences] | type[Principle], text: str, fault: str
-) -> None:
-    with pytest.raises(InvalidPreferences, match=f"^{fault}"):
-        kind.model_validate_json(text)
-    with pytest.raises(InvalidPreferences, match=f"^{fault}"):
-        kind.model_validate(json.loads(text))
-    with pytest.raises(InvalidPreferences, match="JSON"):
-        kind.model_validate_json(text[:-1])
-
-
 def test_line_breaks_of_forms_are_line_breaks() -> None:
     assert Principle("one\r\ntwo\rthree") == Principle("one\ntwo\nthree")
 

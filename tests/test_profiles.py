@@ -118,54 +118,6 @@ class Broken(InMemoryStore):
         return self.batch(ops)
 
 
-@every_store
-def test_closed_profiles_are_opened_anew_by_whoever_asks_next(
-    opened: Callable[..., Profiles],
-) -> None:
-    profiles, other = opened(), opened(cache_seconds=0)
-    profiles.put("ann", "Be brief.")
-    profiles.close()
-    profiles.close()
-    assert other.get("ann") == Preferences(principles=["Be brief."])
-    asyncio.run(other.aclose())
-    assert profiles.update("ann", ratio=3.0).version == 2
-    assert asyncio.run(profiles.aget("ann")).ratio == 3.0
-
-
-def test_closing_leaves_no_connection_to_a_file(tmp_path: Path) -> None:
-    profiles = open_profiles(f"sqlite:///{tmp_path}/profiles.db")
-    profiles.put("ann", "Be brief.")
-    assert len(list(tmp_path.iterdir())) > 1
-    profiles.close()
-    # SQLite removes the others when the last connection is closed.
-    assert [path.name for path in tmp_path.iterdir()] == ["profiles.db"]
-
-
-@pytest.mark.skipif("postgresql" not in SERVERS, reason="needs LINALIGN_TEST_POSTGRES")
-def test_closing_leaves_no_connection_to_a_server() -> None:
-    import psycopg
-
-    name = f"closing-{os.getpid()}"
-    url = SERVERS["postgresql"]
-    mark = "&" if "?" in url else "?"
-    profiles = open_profiles(f"{url}{mark}application_name={name}", tenant=name)
-
-    def connections() -> int:
-        with psycopg.connect(url) as connection:
-            asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-            [(count,)] = connection.execute(asked, [name]).fetchall()
-        return int(count)
-
-    profiles.put("ann", "Be brief.")
-    assert connections() == 1
-    profiles.delete("ann")
-    profiles.close()
-    deadline = time.monotonic() + 10
-    while connections() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert connections() == 0
-
-
 def texts(preferences: Preferences) -> list[str]:
     return [principle.text for principle in preferences.principles]
 

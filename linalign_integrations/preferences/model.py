@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, Self
 
 from pydantic import (
@@ -19,7 +18,7 @@ from pydantic import (
 from linalign_integrations.errors import InvalidPreferences, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 Placement = Literal["system", "last_user"]
 """Where principles stand in the prompt: in the system message, or after the last user turn."""
@@ -50,44 +49,16 @@ _Text = Annotated[
 _Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0)]
 
 
-@contextmanager
-def _told(kind: type[BaseModel]) -> Iterator[None]:
-    """Says by this package's error what pydantic refuses."""
-    try:
-        yield
-    except ValidationError as error:
-        raise InvalidPreferences(describe(error, kind.model_fields)) from error
-
-
 class _Value(BaseModel):
     """A frozen value. Equal ones have equal hashes and equal reprs, however they were made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __init__(self, **fields: Any) -> None:
-        with _told(type(self)):
+        try:
             super().__init__(**fields)
-
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """The value that an object states, such as what ``model_dump`` gave.
-
-        Raises:
-            InvalidPreferences: it states none, or a field lies outside its range.
-        """
-        with _told(cls):
-            return super().model_validate(obj, **options)
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """The value that a JSON text states, such as what ``model_dump_json`` gave.
-
-        Raises:
-            InvalidPreferences: it is no JSON, states no such value, or a field lies outside its
-                range.
-        """
-        with _told(cls):
-            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            raise InvalidPreferences(describe(error, type(self).model_fields)) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; they are checked like any other.

@@ -35,7 +35,7 @@ from linalign_integrations.preferences.records import (
     profile_of,
 )
 from linalign_integrations.preferences.scope import as_preferences
-from linalign_integrations.preferences.stores import connect, disconnect, home_of, settled
+from linalign_integrations.preferences.stores import connect, home_of, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -356,24 +356,6 @@ class Profiles:
                 if advance:
                     advance(written, total)
         return total
-
-    def close(self) -> None:
-        """Closes this process's connections to the store that the URL names.
-
-        Good at the end of an application, and before a file is removed. Every object over the same
-        URL shares them; whichever is asked next opens them anew, and what another thread is asking
-        at this moment may fail. Memory keeps what it holds, and a store that was given as an object
-        is its owner's to close.
-
-        Raises:
-            ProfileStoreFailed: they cannot be closed.
-        """
-        if self._url is not None:
-            disconnect(self._url)
-
-    async def aclose(self) -> None:
-        """``close`` without blocking the event loop."""
-        await asyncio.to_thread(self.close)
 
     def _check(self, lines: Iterable[str], keep: Callable[[str], object]) -> int:
         seen: dict[str, int] = {}

@@ -236,6 +236,8 @@ def profile_of(user: str, version: _Version) -> Profile:
     """
     try:
         said = Preferences.model_validate(version.preferences)
+    except ValidationError as error:
+        raise _unreadable(user, describe(error)) from error
     except InvalidPreferences as error:
         raise _unreadable(user, str(error)) from error
     return Profile(said, version.version, version.updated_at)

@@ -120,9 +120,7 @@ class Home:
     native = True
     """Whether the store's own asynchronous methods are used; else a thread calls the others."""
 
-    connected = False
-    """Whether it holds connections: they can be closed, and no forked process must share them."""
-
+    survives_fork = True
     failures: tuple[type[Exception], ...] = (Exception,)
     secrets: tuple[str, ...] = ()
     store: Store
@@ -173,9 +171,6 @@ class Home:
 
     def purge(self) -> None:
         """Removes what the store still holds of what was deleted, where it would hold it."""
-
-    def close(self) -> None:
-        """Gives connections back; those in use when they are no longer."""
 
     @contextmanager
     def reported(self, done: str) -> Iterator[None]:
@@ -242,7 +237,7 @@ class _Connection(sqlite3.Connection):
 
 class _Sqlite(Home):
     native = False
-    connected = True
+    survives_fork = False
     # A path that cannot be one is a ValueError.
     failures = (sqlite3.Error, ValueError)
 
@@ -257,8 +252,7 @@ class _Sqlite(Home):
             with self.alone(()):
                 self._written.setup()
             # Readers have a connection of their own, so that they never wait for a writer.
-            self._reading = _open_sqlite(path)
-            self.store = SqliteStore(self._reading, deserializer=_value)
+            self.store = SqliteStore(_open_sqlite(path), deserializer=_value)
             self.store.setup()
         self._file = _file_id(path)
 
@@ -289,12 +283,6 @@ class _Sqlite(Home):
 
     def is_gone(self) -> bool:
         return self._file is not None and _file_id(self._path) != self._file
-
-    def close(self) -> None:
-        # Both locks, since SQLite must not close what another thread is at work with.
-        with self.lock, self.store.lock:  # type: ignore[attr-defined]
-            self._connection.close()
-            self._reading.close()
 
 
 def _value(kept: Any) -> Any:
@@ -333,7 +321,7 @@ def _open_sqlite(path: str) -> _Connection:
 
 class _Postgres(Home):
     native = False
-    connected = True
+    survives_fork = False
 
     def __init__(self, url: str) -> None:
         super().__init__(_shown(url))
@@ -366,7 +354,6 @@ class _Postgres(Home):
         # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
         self._idle: deque[Any] = deque()
         self._free = threading.BoundedSemaphore(CONNECTIONS)
-        self._closed = False
         with self.reported("opened"), self._connection() as connection:
             self._set_up(connection)
 
@@ -392,8 +379,7 @@ class _Postgres(Home):
             yield connection
         finally:
             # One that broke, or that was left within a transaction, is of no more use.
-            usable = connection is not None and connection.info.transaction_status == 0
-            if usable and not self._closed:
+            if connection is not None and connection.info.transaction_status == 0:
                 self._idle.append(connection)
             elif connection is not None:
                 connection.close()
@@ -412,12 +398,6 @@ class _Postgres(Home):
             else:
                 return connection
         return None
-
-    def close(self) -> None:
-        self._closed = True
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
@@ -456,7 +436,7 @@ def _until(deadline: float, waiting: Generator[Any, Any, Any], late: Exception) 
 
 class _Redis(Home):
     native = False
-    connected = True
+    survives_fork = False
 
     def __init__(self, url: str) -> None:
         super().__init__(_shown(url))
@@ -500,9 +480,6 @@ class _Redis(Home):
         ):
             yield self.store
 
-    def close(self) -> None:
-        self._client.close()
-
 
 def connect(url: str) -> Home:
     """Opens the store that a URL from ``settled`` names, once per process.
@@ -518,17 +495,6 @@ def connect(url: str) -> Home:
             if home is None or home.is_gone():
                 home = _homes[url] = _open(url)
     return home
-
-
-def disconnect(url: str) -> None:
-    """Closes what ``connect`` opened, if it did; who asks next opens it anew."""
-    with _opening:
-        home = _homes.get(url)
-        if home is None or not home.connected:
-            return
-        del _homes[url]
-    with home.reported("closed"):
-        home.close()
 
 
 def settled(url: str) -> str:
@@ -637,7 +603,7 @@ def _after_fork() -> None:
     _opening = threading.Lock()
     for url, home in list(_homes.items()):
         home.lock, home.recent = threading.Lock(), Recent()
-        if home.connected:
+        if not home.survives_fork:
             # Kept from being closed here, which would close it for the parent.
             _inherited.append(_homes.pop(url))
 
