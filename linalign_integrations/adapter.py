@@ -49,8 +49,8 @@ _ELSEWHERE = {
     "num_output": "max_tokens",
     "user": "user_id",
 }
-# LangChain's own flag to stream inside generate.
-_HARMLESS = ("stream",)
+# LangChain's own flag to stream inside generate, and what LlamaIndex tells servers.
+_HARMLESS = ("stream", "extra_headers")
 
 
 def fingerprint(value: object) -> str | None:

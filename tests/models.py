@@ -45,6 +45,11 @@ CHATML_WITH_DEFAULT = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n"
     "{% endif %}" + CHATML
 )
+CHATML_STRICT = (
+    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}{% endfor %}"
+    + CHATML
+)
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
@@ -151,12 +156,14 @@ SPECIAL = {
     "mistral": _MISTRAL_TOKENS,
     "mistral-new": [*_MISTRAL_TOKENS[:-1], "[ARGS]", "</s>"],
     "chatml": ["<|im_start|>", "<|im_end|>"],
+    "chatml-strict": ["<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     "gemma": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
     "none": ["<|endoftext|>"],
 }
 TEMPLATES = {
     "chatml": CHATML,
+    "chatml-strict": CHATML_STRICT,
     "llama3": LLAMA3,
     "gemma": GEMMA,
     "none": None,

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -144,6 +145,28 @@ def fork() -> object:
     return {"parent": right_answers("parent"), "child": said(*child)}
 
 
+def fork_busy(times: int) -> object:
+    profiles = open_profiles(URL, tenant=TENANT)
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            profiles.put("busy", "A.")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        written = [
+            said(*forked(lambda at=at: profiles.put(f"child {at}", "B.").version))  # type: ignore[misc]
+            for at in range(times)
+        ]
+    finally:
+        ended.set()
+        thread.join()
+    return {"written": written}
+
+
 open_profiles(URL, tenant=TENANT)  # imports what the forked ones need
 COMMANDS = {"update": update, "kill": kill, "open": open_anew, "fork": fork}
+COMMANDS["fork_busy"] = fork_busy
 print(json.dumps(COMMANDS[sys.argv[1]](*map(int, sys.argv[4:]))))  # noqa: T201

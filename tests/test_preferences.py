@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from linalign_integrations import Preferences, Principle, open_profiles, use_preferences
 from linalign_integrations.errors import (
@@ -85,6 +86,10 @@ def test_equal_preferences_have_one_repr_and_hash_however_they_were_made(
     assert Preferences(**eval(f"dict{repr(made).removeprefix('Preferences')}")) == made  # noqa: S307
 
 
+class Holder(BaseModel):
+    said: Preferences
+
+
 def test_a_copy_is_checked_like_any_other_value() -> None:
     assert Preferences(ratio=1.0).model_copy(update={"principles": "A."}) == Preferences(
         principles=["A."], ratio=1.0
@@ -100,6 +105,24 @@ def test_a_copy_is_checked_like_any_other_value() -> None:
 
 def test_line_breaks_of_forms_are_line_breaks() -> None:
     assert Principle("one\r\ntwo\rthree") == Principle("one\ntwo\nthree")
+    assert Principle("one\u2028two\u2029three") == Principle("one\ntwo\nthree")
+
+
+def test_what_is_left_unsaid_stays_unsaid_when_it_is_written_and_read_back() -> None:
+    own = Preferences(principles=["Be brief."], ratio=1.0)
+    for call in (Preferences(), Preferences(ratio=3), Preferences(principles=()), own):
+        for back in (
+            Preferences.model_validate_json(call.model_dump_json()),
+            Preferences.model_validate(call.model_dump()),
+            Preferences(**call.model_dump(mode="json")),
+            Holder.model_validate_json(Holder(said=call).model_dump_json()).said,
+        ):
+            assert back == call
+            assert back.model_fields_set == call.model_fields_set
+            assert resolve(call=back, own=own) == resolve(call=call, own=own)
+    assert json.loads(Preferences(ratio=3).model_dump_json()) == {"ratio": 3.0}
+    schema = Preferences.model_json_schema(mode="serialization")
+    assert schema["properties"].keys() == Preferences.model_fields.keys()
 
 
 def test_the_schema_is_enough_for_a_form() -> None:

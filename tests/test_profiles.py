@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from langgraph.store.base import SearchOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -291,8 +292,31 @@ def test_a_change_made_while_an_update_thinks_is_not_lost(profiles: Profiles) ->
     assert texts(profiles.get("ann")) == ["B.", "C."]
 
 
+def test_a_store_that_finds_more_than_it_was_asked_for_shows_no_other_tenant_s_users() -> None:
+    class Generous(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            wide = [
+                op._replace(namespace_prefix=op.namespace_prefix[:1])
+                if isinstance(op, SearchOp)
+                else op
+                for op in ops
+            ]
+            return super().batch(wide)
+
+    store = Generous()
+    open_profiles(store, tenant="a-b").put("ann", "A.")
+    seen = open_profiles(store, tenant="a_b")
+    seen.put("bob", "B.")
+    assert seen.list() == ["bob"]
+    assert [json.loads(line)["user_id"] for line in seen.export_lines()] == ["bob"]
+
+
 @every_store
 def test_tenants_do_not_see_each_other(opened: Callable) -> None:
+    # Characters that search patterns know would match any other.
+    for name in ("a_b", "a%b"):
+        opened(tenant="a-b").put("ann", "A.")
+        assert opened(tenant=name).list() == []
     one, two = opened(tenant="acme"), opened(tenant="acme.eu")
     one.put("ann", "One.")
     two.put("ann", "Two.")
@@ -487,6 +511,56 @@ def test_eight_processes_may_open_a_new_store_at_the_same_time(
 @every_database
 def test_forked_processes_never_read_each_other_s_answers(opened: Callable) -> None:
     assert run_writers("fork", opened()) == {"parent": 200, "child": 200}
+
+
+@every_database
+def test_a_process_may_be_forked_while_another_thread_writes(opened: Callable) -> None:
+    profiles = opened(cache_seconds=0)
+    assert run_writers("fork_busy", profiles, 20) == {"written": [1] * 20}
+    assert len(profiles.list()) == 21
+
+
+def test_a_store_that_has_to_be_opened_anew_is_opened_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "profiles.db"
+    profiles = open_profiles(f"sqlite:///{file}", cache_seconds=0)
+    profiles.put("ann", "A.")
+    opening: list[int] = []
+    opens = stores._open
+
+    def noted(url: str) -> stores.Home:
+        opening.append(threading.get_ident())
+        return opens(url)
+
+    monkeypatch.setattr(stores, "_open", noted)
+    for asked in (lambda: profiles.alist(), lambda: profiles.aupdate("bob", ratio=1.0)):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert repr(profiles)
+        assert not file.exists()
+        asyncio.run(asked())  # type: ignore[no-untyped-call]
+    assert len(opening) == 2
+    assert threading.get_ident() not in opening
+
+
+@pytest.mark.enable_socket
+@pytest.mark.skipif("redis" not in SERVERS, reason="needs LINALIGN_TEST_REDIS")
+@pytest.mark.parametrize("opened", ["redis"], indirect=True)
+def test_nothing_is_written_under_a_lock_that_ended(
+    opened: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "TIMEOUT", 0.3)
+    profiles = opened(cache_seconds=0)
+    profiles.put("ann", "A.")
+
+    def slow(_present: object) -> Any:
+        time.sleep(0.6)
+        return "ann", Preferences(principles=["B."]), None
+
+    with pytest.raises(ProfileStoreFailed, match="cannot be written"):
+        profiles._write(profiles._records.changing("ann", slow), ["ann"])
+    assert texts(profiles.get("ann")) == ["A."]
 
 
 @every_database

@@ -275,3 +275,23 @@ def test_malformed_conversations_are_refused_with_what_is_wrong(
 def test_a_conversation_the_template_cannot_write_is_refused_with_its_reason() -> None:
     with pytest.raises(InvalidMessages, match="must alternate"):
         engine("llama", "gemma").branches([{"role": "assistant", "content": "I begin."}])
+
+
+def test_a_system_message_where_the_template_takes_none_becomes_part_of_a_user_turn() -> None:
+    conversation = [
+        {"role": "system", "content": "You help."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        # As LlamaIndex ends a run of an agent that took too many turns.
+        {"role": "system", "content": "Finish now."},
+    ]
+    [plain, *_] = engine("llama", "chatml-strict").branches(conversation)
+    told = "system\nYou help.", "user\nHi", "assistant\nHello", "user\nFinish now."
+    written = "".join(f"<|im_start|>{one}<|im_end|>\n" for one in told)
+    assert plain.text == f"{written}<|im_start|>assistant\n"
+    [aligned, *_] = engine("llama", "chatml-strict").branches(
+        conversation, preferences=Preferences(principles=["Be kind."])
+    )
+    assert "Be kind." in aligned.text
+    [free, *_] = engine("llama", "chatml").branches(conversation)
+    assert "<|im_start|>system\nFinish now." in free.text

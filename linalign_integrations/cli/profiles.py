@@ -106,7 +106,7 @@ def show(
     kept = profiles.history(user) if history else [profiles.read(user)]
     for profile in kept:
         if as_json:
-            print(profile.preferences.model_dump_json(exclude_unset=True))
+            print(profile.preferences.model_dump_json())
         else:
             _print(user, profile)
 
@@ -194,12 +194,12 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
     except ProfileNotFound:
         said, expected = Preferences(principles=()), 0
     head = EDITED.format(user=json.dumps(user))
-    fields = said.model_dump(mode="json", exclude_unset=True)
+    fields = said.model_dump(mode="json")
     text = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
     begun = text
     while True:
         text = _edited(text)
-        said_now = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+        said_now = "\n".join(line for line in text.split("\n") if not line.startswith("#"))
         if text == begun or not said_now.strip():
             Console().print("nothing changed")
             return

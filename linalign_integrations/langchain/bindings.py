@@ -130,5 +130,5 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(principles, Principle):
         made["principles"] = [principles.model_dump(mode="json")]
     if isinstance(whole, Preferences):
-        made = {**whole.model_dump(mode="json", exclude_unset=True), **made}
+        made = {**whole.model_dump(mode="json"), **made}
     return made

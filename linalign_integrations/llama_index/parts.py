@@ -7,6 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.postprocessor.node import (
+    DEFAULT_INFER_PREV_NEXT_TMPL,
+    DEFAULT_REFINE_INFER_PREV_NEXT_TMPL,
+)
+from llama_index.core.postprocessor.pii import DEFAULT_PII_TMPL
 from llama_index.core.prompts.prompt_type import PromptType
 
 from linalign_integrations.adapter import Adapter
@@ -38,6 +43,8 @@ _UNSAID = {PromptType.CUSTOM, PromptType.SUMMARY, None}
 _SOURCES = {"context_str", "context_msg", "context_messages", "query_engine_response_str"}
 _QUESTION = "query_str"
 _DRAFT = "existing_answer"
+# They hold a text and a question, and what they ask for is read by LlamaIndex.
+_READ = {DEFAULT_PII_TMPL, DEFAULT_INFER_PREV_NEXT_TMPL, DEFAULT_REFINE_INFER_PREV_NEXT_TMPL}
 # Where a step of reasoning is asked for, which is the next question.
 _STEPS = "prev_reasoning"
 
@@ -93,7 +100,7 @@ def is_answer(prompt: BasePromptTemplate) -> bool:
     if kind not in _UNSAID:
         return kind in _ANSWERS
     held = {*prompt.template_vars, *(prompt.template_var_mappings or {})}
-    if _QUESTION not in held or _STEPS in held:
+    if _QUESTION not in held or _STEPS in held or getattr(prompt, "template", None) in _READ:
         return False
     return bool(_SOURCES & held) or held <= {_QUESTION, _DRAFT}
 
@@ -170,9 +177,10 @@ def _heard(
     piece = _with_cost_of(first[-1], piece)
     if silent is None:
         return [piece], None
-    if piece.text or piece.reasoning:
+    if piece.text:
         return [*silent, piece], None
-    return [], [*silent, piece]
+    # Reasoning is shown at once, and says nothing yet.
+    return ([*silent, piece], []) if piece.reasoning else ([], [*silent, piece])
 
 
 def _unless_void(first: list[Piece], silent: list[Piece] | None) -> list[Piece]:

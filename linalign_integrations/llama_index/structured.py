@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from llama_index.core.prompts import BasePromptTemplate
 
 _Object = TypeVar("_Object", bound=BaseModel)
+# What LlamaIndex's own programs leave out as well: whether to call, and what, is settled here.
+_SETTLED = {"tool_choice", "tool_required", "allow_parallel_tool_calls"}
 _dispatcher = get_dispatcher(__name__)
 
 
@@ -276,7 +278,8 @@ class _Asked(Generic[_Object]):
             )
         asked = self._prompt.format_messages(llm=llm, **self._prompt_args)
         messages = Extraction(llm._extend_messages(asked), self._schema)
-        return messages, {**kwargs, "grammar": grammar}
+        call = {name: value for name, value in kwargs.items() if name not in _SETTLED}
+        return messages, {**call, "grammar": grammar}
 
     def grown(self, response: ChatResponse) -> BaseModel | None:
         """The object so far; None where it is as it was."""

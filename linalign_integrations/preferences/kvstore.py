@@ -70,13 +70,15 @@ def _collection(namespace: tuple[str, ...]) -> str:
 
 
 class _Item(NamedTuple):
+    namespace: tuple[str, ...]
     key: str
     value: dict[str, Any]
 
 
 def _item(op: GetOp, value: dict[str, Any] | None) -> _Item | None:
-    return None if value is None else _Item(op.key, value)
+    return None if value is None else _Item(op.namespace, op.key, value)
 
 
 def _items(op: SearchOp, values: Mapping[str, dict[str, Any]]) -> list[_Item]:
-    return [_Item(*pair) for pair in list(values.items())[op.offset : op.offset + op.limit]]
+    found = list(values.items())[op.offset : op.offset + op.limit]
+    return [_Item(op.namespace_prefix, key, value) for key, value in found]

@@ -11,8 +11,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
 )
 
 from linalign_integrations.errors import InvalidPreferences, describe
@@ -28,6 +30,7 @@ _LONGEST_TEXT = 10_000
 _MOST_PRINCIPLES = 100
 _LARGEST = 1000
 # Line breaks and tabs are text; other control characters are not, and some stores cannot hold them.
+_BREAK = re.compile("\r\n|[\r\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -36,8 +39,9 @@ def _as_text(text: str) -> str:
         raise ValueError(
             f"U+{ord(found[0]):04X} at position {found.start()} is a control character: remove it"
         )
-    # Forms send their own line breaks; what reads the same should be the same value.
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    # Forms and word processors have line breaks of their own; what reads the same should be the
+    # same value, and stay on its line where it is written as JSON.
+    return _BREAK.sub("\n", text)
 
 
 _Text = Annotated[
@@ -199,6 +203,14 @@ class Preferences(_Value):
                 f"fields have names here: Preferences(principles=[{unnamed[0]!r:.80}])"
             )
         super().__init__(**fields)
+
+    # Without the type of what it returns, or the JSON schema of what it writes would say no more.
+    @model_serializer(mode="wrap")
+    def _write_what_is_said(  # type: ignore[no-untyped-def]
+        self, write: SerializerFunctionWrapHandler
+    ):
+        # What was left unsaid stays unsaid, or what is read back would hide what lower levels say.
+        return {name: one for name, one in write(self).items() if name in self.model_fields_set}
 
     def merge(self, *higher: Preferences) -> Preferences:
         """These preferences with higher layers on top of them, the last one uppermost.

@@ -35,7 +35,7 @@ from linalign_integrations.preferences.records import (
     profile_of,
 )
 from linalign_integrations.preferences.scope import as_preferences
-from linalign_integrations.preferences.stores import connect, home_of, settled
+from linalign_integrations.preferences.stores import connect, home_of, is_open, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -99,10 +99,10 @@ class Profiles:
         self._keep = keep
         self._url = settled(store) if isinstance(store, str) else None
         self._given = None if isinstance(store, str) else home_of(store)
-        _ = self._home
+        self._shown = self._home.shown
 
     def __repr__(self) -> str:
-        return f"Profiles({self._home.shown!r}, tenant={self._tenant!r})"
+        return f"Profiles({self._shown!r}, tenant={self._tenant!r})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Profiles:
         return self
@@ -126,6 +126,7 @@ class Profiles:
 
     async def aget(self, user_id: str) -> Preferences:
         """``get`` without blocking the event loop."""
+        await self._aopen()
         hit = self._cached(user_id)
         return _found(user_id, hit[1] if hit else await self._afetch(user_id)).preferences
 
@@ -247,6 +248,7 @@ class Profiles:
 
     async def adelete(self, user_id: str) -> None:
         """``delete`` without blocking the event loop."""
+        await self._aopen()
         if not self._home.native:
             await asyncio.to_thread(self.delete, user_id)
             return
@@ -265,6 +267,7 @@ class Profiles:
 
     async def alist(self) -> _Names:
         """``list`` without blocking the event loop."""
+        await self._aopen()
         if not self._home.native:
             return await asyncio.to_thread(self.list)
         shards = [await self._arun(self._records.listing(shard)) for shard in range(SHARDS)]
@@ -280,6 +283,7 @@ class Profiles:
 
     async def ahistory(self, user_id: str) -> _History:
         """``history`` without blocking the event loop."""
+        await self._aopen()
         if not self._home.native:
             return await asyncio.to_thread(self.history, user_id)
         return await self._arun(self._records.remembering(user_id))
@@ -385,6 +389,11 @@ class Profiles:
         # By URL each time, since a forked process needs a connection of its own.
         return self._given or connect(self._url or "")
 
+    async def _aopen(self) -> None:
+        """Opens the store in a thread where it must be: after a fork, or where its file is new."""
+        if self._url is not None and not is_open(self._url):
+            await asyncio.to_thread(connect, self._url)
+
     def _cached(self, user: str) -> tuple[float, Profile | None] | None:
         if not isinstance(user, str):
             return None
@@ -416,6 +425,7 @@ class Profiles:
         return known[user]
 
     async def _afetch(self, user: str) -> Profile | None:
+        await self._aopen()
         if not self._home.native:
             return await asyncio.to_thread(self._fetch, user)
         with self._noting() as known:
@@ -438,6 +448,7 @@ class Profiles:
     async def _awrite(
         self, steps: Steps[dict[str, Profile]], users: Sequence[str]
     ) -> dict[str, Profile]:
+        await self._aopen()
         if not self._home.native:
             return await asyncio.to_thread(self._write, steps, users)
         with self._noting(users) as known:

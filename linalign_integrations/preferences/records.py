@@ -128,8 +128,7 @@ class Records:
             after = _Document(
                 version=before.version + 1 if before else 1,
                 updated_at=now,
-                # What was left unsaid stays unsaid, so that later defaults still apply.
-                preferences=said.model_dump(mode="json", exclude_unset=True),
+                preferences=said.model_dump(mode="json"),
                 history=history[: self._keep - 1],
             )
             puts.append(PutOp(*self.key(user), after.model_dump(mode="json"), index=False))
@@ -157,7 +156,9 @@ class Records:
 
         namespace = (*self._place, f"{shard:02d}")
         [items] = yield [SearchOp(namespace, limit=_WHOLE)]
-        return sorted(((unquote(item.key), item) for item in items), key=itemgetter(0))
+        # A store may search by a pattern in which some characters of another tenant's name match.
+        own = [item for item in items if tuple(item.namespace) == namespace]
+        return sorted(((unquote(item.key), item) for item in own), key=itemgetter(0))
 
     def key(self, user: str) -> tuple[tuple[str, ...], str]:
         """Where a user's profile lies: namespace and key."""

@@ -45,6 +45,8 @@ TIMEOUT = 10.0
 CACHED = 1024
 """Most entries in the read cache of a store."""
 
+_FORK_TIMEOUT = 1.0
+
 CONNECTIONS = 8
 """Most connections of a process to one PostgreSQL database."""
 
@@ -58,7 +60,7 @@ class Recent(Generic[_Value]):
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, tuple[float, _Value]] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._writes = 0
 
     def begin(self) -> tuple[int, float]:
@@ -72,7 +74,7 @@ class Recent(Generic[_Value]):
 
     def note_read(self, values: Mapping[Any, _Value], begun: tuple[int, float]) -> None:
         """Notes what was read, unless something was written meanwhile."""
-        with self._lock:
+        with self.lock:
             if begun[0] == self._writes:
                 self._note(values, begun[1])
 
@@ -81,7 +83,7 @@ class Recent(Generic[_Value]):
 
         Whose writing was last is known to the store only.
         """
-        with self._lock:
+        with self.lock:
             if begun[0] == self._writes:
                 self._note(values, begun[1])
             else:
@@ -90,7 +92,7 @@ class Recent(Generic[_Value]):
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Forgets keys of which it is not known what holds."""
-        with self._lock:
+        with self.lock:
             self._drop(keys)
             self._writes += 1
 
@@ -120,7 +122,6 @@ class Home:
     native = True
     """Whether the store's own asynchronous methods are used; else a thread calls the others."""
 
-    survives_fork = True
     failures: tuple[type[Exception], ...] = (Exception,)
     secrets: tuple[str, ...] = ()
     store: Store
@@ -172,6 +173,18 @@ class Home:
     def purge(self) -> None:
         """Removes what the store still holds of what was deleted, where it would hold it."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether it holds connections, which a forked process must not share."""
+        return False
+
+    def locks(self) -> list[threading.Lock]:
+        """All its locks, in the order in which they are taken."""
+        return [self.lock, self.recent.lock]
+
+    def close_before_fork(self) -> None:
+        """Closes what must not be open in two processes, even if only one of them uses it."""
+
     @contextmanager
     def reported(self, done: str) -> Iterator[None]:
         """Turns what the store raises into this package's error, without what is secret."""
@@ -200,7 +213,7 @@ class _Memory(Home):
         with _extra("profiles", url):
             from langgraph.store.memory import InMemoryStore
 
-        lock = threading.Lock()
+        self._searched = lock = threading.Lock()
 
         class Store(InMemoryStore):
             # A search would stumble over what another thread puts meanwhile.
@@ -212,6 +225,9 @@ class _Memory(Home):
                 return self.batch(ops)
 
         self.store = Store()
+
+    def locks(self) -> list[threading.Lock]:
+        return [self.lock, self._searched, self.recent.lock]
 
 
 class _Connection(sqlite3.Connection):
@@ -237,7 +253,6 @@ class _Connection(sqlite3.Connection):
 
 class _Sqlite(Home):
     native = False
-    survives_fork = False
     # A path that cannot be one is a ValueError.
     failures = (sqlite3.Error, ValueError)
 
@@ -246,43 +261,71 @@ class _Sqlite(Home):
         with _extra("profiles", url):
             from langgraph.store.sqlite import SqliteStore
         self._path = path = url.removeprefix("sqlite:///")
+        self._open: Callable[[], Any] = lambda: SqliteStore(_open_sqlite(path), deserializer=_value)
+        # Readers have a connection of their own, so that they never wait for a writer.
+        self._writer: Any = None
+        self._reader: Any = None
+        self._turn = threading.Lock()
         with self.reported("opened"):
-            self._connection = _open_sqlite(path)
-            self._written = SqliteStore(self._connection, deserializer=_value)
-            with self.alone(()):
-                self._written.setup()
-            # Readers have a connection of their own, so that they never wait for a writer.
-            self.store = SqliteStore(_open_sqlite(path), deserializer=_value)
-            self.store.setup()
+            with self.alone(()) as store:
+                store.setup()  # type: ignore[attr-defined]
+            with self.reading() as store:
+                store.setup()  # type: ignore[attr-defined]
         self._file = _file_id(path)
 
     @contextmanager
+    def reading(self) -> Iterator[Store]:
+        with self._turn:
+            self._reader = self._reader or self._open()
+            yield self._reader
+
+    @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
-        with self.lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.spanning = True
+        with self._writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.spanning = True
             try:
-                yield self._written
-                self._connection.spanning = False
-                self._connection.execute("COMMIT")
+                yield self._writer
+                connection.spanning = False
+                connection.execute("COMMIT")
             except BaseException:
-                self._connection.spanning = False
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                connection.spanning = False
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Connection]:
+        with self.lock:
+            self._writer = self._writer or self._open()
+            yield self._writer.conn
 
     def purge(self) -> None:
         # Not certain, since a reader of an older state may stand in the way. Nobody waits for that:
         # the next deletion takes this one's traces along.
-        with suppress(sqlite3.OperationalError), self.lock:
-            self._connection.execute("PRAGMA busy_timeout=0")
+        with suppress(sqlite3.OperationalError), self._writing() as connection:
+            connection.execute("PRAGMA busy_timeout=0")
             try:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
-                self._connection.execute(f"PRAGMA busy_timeout={TIMEOUT * 1000:.0f}")
+                connection.execute(f"PRAGMA busy_timeout={TIMEOUT * 1000:.0f}")
 
     def is_gone(self) -> bool:
         return self._file is not None and _file_id(self._path) != self._file
+
+    @property
+    def connected(self) -> bool:
+        return self._writer is not None or self._reader is not None
+
+    def locks(self) -> list[threading.Lock]:
+        return [self.lock, self._turn, self.recent.lock]
+
+    def close_before_fork(self) -> None:
+        # In a child that inherits a connection, SQLite takes locks of the parent for its own.
+        for store in (self._writer, self._reader):
+            if store is not None:
+                store.conn.close()
+        self._writer = self._reader = None
 
 
 def _value(kept: Any) -> Any:
@@ -321,7 +364,7 @@ def _open_sqlite(path: str) -> _Connection:
 
 class _Postgres(Home):
     native = False
-    survives_fork = False
+    connected = True
 
     def __init__(self, url: str) -> None:
         super().__init__(_shown(url))
@@ -436,14 +479,14 @@ def _until(deadline: float, waiting: Generator[Any, Any, Any], late: Exception) 
 
 class _Redis(Home):
     native = False
-    survives_fork = False
+    connected = True
 
     def __init__(self, url: str) -> None:
         super().__init__(_shown(url))
         with _extra("redis", self.shown):
             from llama_index.storage.kvstore.redis import RedisKVStore
             from redis import Redis
-            from redis.exceptions import RedisError
+            from redis.exceptions import LockNotOwnedError, RedisError
 
             from linalign_integrations.preferences.kvstore import KeyValueStore
 
@@ -468,6 +511,7 @@ class _Redis(Home):
         with self.reported("opened"):
             client.ping()
         self._client = client
+        self._lost = LockNotOwnedError
         # LangGraph's own Redis store does not find what lies under several labels, takes names for
         # equal that differ in case, and replaces a document by deleting it first.
         self.store = KeyValueStore(Kept(redis_client=client, async_redis_client=client))
@@ -475,10 +519,32 @@ class _Redis(Home):
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         # The lock of a process that died ends by itself.
-        with self._client.lock(
+        lock = self._client.lock(
             "linalign.writing", timeout=TIMEOUT, sleep=0.002, blocking_timeout=2 * TIMEOUT
-        ):
-            yield self.store
+        )
+        if not lock.acquire():
+            raise TimeoutError(f"others have been writing for {2 * TIMEOUT:g} seconds")
+        try:
+            yield _Held(self.store, lock)
+        finally:
+            # What was written while it was held is written, even if it has ended since.
+            with suppress(self._lost):
+                lock.release()
+
+
+class _Held:
+    """A store that is asked only while a lock is still held, for as long as the lock lasts anew."""
+
+    def __init__(self, store: Store, lock: Any) -> None:
+        self._store = store
+        self._lock = lock
+
+    def batch(self, ops: Iterable[Any]) -> list[Any]:
+        self._lock.reacquire()
+        return self._store.batch(ops)
+
+    async def abatch(self, ops: Iterable[Any]) -> list[Any]:
+        return self.batch(ops)
 
 
 def connect(url: str) -> Home:
@@ -495,6 +561,12 @@ def connect(url: str) -> Home:
             if home is None or home.is_gone():
                 home = _homes[url] = _open(url)
     return home
+
+
+def is_open(url: str) -> bool:
+    """Whether ``connect`` has nothing to open."""
+    home = _homes.get(url)
+    return home is not None and not home.is_gone()
 
 
 def settled(url: str) -> str:
@@ -597,21 +669,45 @@ def _spellings(password: object) -> tuple[str, ...]:
     return tuple({str(password), plain, quote(plain, safe="")}) if plain else ()
 
 
+def _before_fork() -> None:
+    # Held by another thread, a lock would stay held for ever in the child.
+    _hold([_opening])
+    for home in _homes.values():
+        if _hold(home.locks()):
+            home.close_before_fork()
+    for lock, recent in list(_shared.values()):
+        _hold([lock, recent.lock])
+
+
+def _hold(locks: Sequence[threading.Lock]) -> bool:
+    held = [lock for lock in locks if lock.acquire(timeout=_FORK_TIMEOUT)]
+    _held.extend(held)
+    return len(held) == len(locks)
+
+
 def _after_fork() -> None:
-    # Two processes on one connection would read each other's answers.
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
     global _opening
+    _after_fork()
     _opening = threading.Lock()
+    # Two processes on one connection would read each other's answers.
     for url, home in list(_homes.items()):
-        home.lock, home.recent = threading.Lock(), Recent()
-        if not home.survives_fork:
+        if home.connected:
             # Kept from being closed here, which would close it for the parent.
             _inherited.append(_homes.pop(url))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )
 
 _homes: dict[str, Home] = {}
 _inherited: list[Home] = []
 _opening = threading.Lock()
+_held: list[threading.Lock] = []
 _shared: WeakKeyDictionary[Any, tuple[threading.Lock, Recent[Any]]] = WeakKeyDictionary()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from linalign_integrations.errors import InvalidMessages, InvalidPreferences
-from linalign_integrations.prompts.messages import add_to, merge_neighbours
+from linalign_integrations.prompts.messages import add_to, merge_neighbours, system_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,13 +86,14 @@ def plan_branches(
             last user turn and there is none.
         InvalidPreferences: a principle would forge control tokens through the template.
     """
-    try:
-        return _plan(messages, preferences, form, tools, answers)
-    except InvalidMessages:
-        merged = merge_neighbours(messages)
-        if merged == messages:
-            raise
-        return _plan(merged, preferences, form, tools, answers)
+    ways = [messages]
+    # For templates that are strict about the order of roles.
+    for simpler in (merge_neighbours(messages), merge_neighbours(system_first(messages))):
+        ways += [simpler] if simpler != ways[-1] else []
+    for way in ways[:-1]:
+        with suppress(InvalidMessages):
+            return _plan(way, preferences, form, tools, answers)
+    return _plan(ways[-1], preferences, form, tools, answers)
 
 
 def _plan(

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from linalign_integrations.errors import InvalidMessages, InvalidTools
 from linalign_integrations.prompts.formats import AnswerFormat, find_format, spelt_out
-from linalign_integrations.prompts.messages import Message, add_to
+from linalign_integrations.prompts.messages import Message, add_to, fold_system
 from linalign_integrations.prompts.tools import instructions
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class PromptFormat:
             ids: Any = self.tokenize(_as_plain_text(messages))
         else:
             if not self.has_system_role:
-                messages = _fold_system(messages)
+                messages = fold_system(messages)
             try:
                 with self._lock:
                     ids = self._tokenizer.apply_chat_template(
@@ -271,27 +271,6 @@ def _keys(value: Any) -> Iterator[str]:
 
 def _uses_tools(message: Message) -> bool:
     return message["role"] == "tool" or "tool_calls" in message
-
-
-def _fold_system(messages: list[Message]) -> list[Message]:
-    """System messages moved into the user turn that follows, or into the last one."""
-    folded: list[Message] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "system":
-            waiting.append(message["content"])
-        elif message["role"] == "user" and waiting:
-            folded.append(add_to(message, "\n\n".join(waiting), before=True))
-            waiting = []
-        else:
-            folded.append(message)
-    if waiting:
-        text = "\n\n".join(waiting)
-        if folded and folded[-1]["role"] == "user":
-            folded[-1] = add_to(folded[-1], text)
-        else:
-            folded.append({"role": "user", "content": text})
-    return folded
 
 
 def _as_plain_text(messages: list[Message]) -> str:

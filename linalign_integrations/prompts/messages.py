@@ -174,3 +174,30 @@ def merge_neighbours(messages: list[Message]) -> list[Message]:
         else:
             merged.append(message)
     return merged
+
+
+def fold_system(messages: list[Message]) -> list[Message]:
+    """System messages moved into the user turn that follows, or into the last one."""
+    folded: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            folded.append(add_to(message, "\n\n".join(waiting), before=True))
+            waiting = []
+        else:
+            folded.append(message)
+    if waiting:
+        text = "\n\n".join(waiting)
+        if folded and folded[-1]["role"] == "user":
+            folded[-1] = add_to(folded[-1], text)
+        else:
+            folded.append({"role": "user", "content": text})
+    return folded
+
+
+def system_first(messages: list[Message]) -> list[Message]:
+    """Later system messages in user turns, for templates that want one at the start only."""
+    at = next((at for at, one in enumerate(messages) if one["role"] != "system"), len(messages))
+    return messages[:at] + fold_system(messages[at:])
