@@ -1221,6 +1221,18 @@ def test_a_sequence_of_messages_of_any_type_is_an_answer(make: Callable, folder:
 # What a first-class model does
 
 
+def test_what_events_tell_of_a_model_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LinAlign(model="far/away")
+
+    def read(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the config of a model was read")
+
+    monkeypatch.setattr("linalign_integrations.engine.loading.read_config", read)
+    with pytest.raises(AssertionError):
+        _ = llm.metadata
+    assert llm.to_payload()["model_name"] == "far/away"
+
+
 def test_metadata_reads_no_weights(make: Callable, folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "config.json", tmp_path)
     llm = make(model=str(tmp_path))

@@ -122,6 +122,18 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
             model_name=self.model,
         )
 
+    def to_payload(self) -> dict[str, Any]:
+        """What events tell of this object.
+
+        No window: LlamaIndex asks in the event loop, and the model's config may have to be fetched.
+        """
+        return {
+            "class_name": self.class_name(),
+            "model_name": self.model,
+            "is_chat_model": True,
+            "is_function_calling_model": True,
+        }
+
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text; ``Settings.tokenizer = llm.tokenize`` makes LlamaIndex count in them.
 
