@@ -69,25 +69,25 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.33,
-    "turns": 0.09,
+    "chat": 0.25,
+    "turns": 0.07,
     "documents": 0.12,
-    "results": 0.07,
-    "calls": 0.12,
-    "react": 0.14,
-    "handoff": 0.06,
+    "results": 0.08,
+    "calls": 0.21,
+    "react": 0.15,
+    "handoff": 0.05,
     "json": 0.03,
     "repeat": 0.02,
     "small_talk": 0.02,
 }
 KINDS: dict[Kind, float] = {
-    "chat": 0.28,
-    "turns": 0.09,
+    "chat": 0.24,
+    "turns": 0.08,
     "documents": 0.15,
     "results": 0.08,
-    "calls": 0.14,
+    "calls": 0.20,
     "react": 0.14,
-    "handoff": 0.05,
+    "handoff": 0.04,
     "json": 0.04,
     "repeat": 0.01,
     "small_talk": 0.02,
@@ -715,11 +715,14 @@ class Writer:
         count = rng.choices((1, 2, 3, 4, 6), (0.2, 0.3, 0.25, 0.15, 0.1))[0]
         *tools, absent = toolbox(self.draws, count + 1)
         scene.tools = [tool.schema() for tool in tools]
+        only_calls = scene.kind == "calls" and self._only_calls()
+        # That no tool fits is learnt sooner than which one does.
+        without = 0.3 if self.split == "train" else 0.5
         for turn in range(turns):
             last = turn == turns - 1
             style = self._style(scene, last)
             chance = rng.random()
-            if chance < (0.5 if scene.kind == "calls" else 0.25 if not last else 0):
+            if chance < (without if scene.kind == "calls" else 0.25 if not last else 0):
                 scene.gold, scene.topic = "", None
                 if rng.random() < 0.7:
                     scene.ask(self._asked(request(self.draws, absent).question))
@@ -734,9 +737,9 @@ class Writer:
             scene.topic = None
             wanted = self._ask_for(scene, tools)
             scene.call(*(one.message() for one in wanted))
-            if scene.kind == "calls" and last:
-                scene.gold = None
-                return
+            scene.gold = None
+            if only_calls or (scene.kind == "calls" and last):
+                continue
             for one in wanted:
                 scene.hear(one.result)
             scene.say(self._result_answer(scene, style, wanted))
@@ -747,8 +750,7 @@ class Writer:
         count = rng.choices((1, 2, 3, 4, 6), (0.15, 0.3, 0.3, 0.15, 0.1))[0]
         *tools, absent = toolbox(self.draws, count + 1)
         told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.2 else REACT_SHORT)
-        # Which tool it takes is learnt last. Without what comes after calls, more of them fit in.
-        only_calls = self.split == "train" and rng.random() < 0.5
+        only_calls = self._only_calls()
         if scene.system:
             told = CONTEXT_REACT_CHAT_SYSTEM_HEADER.replace("{context}", scene.system)
         scene.system = told.format(
@@ -807,6 +809,13 @@ class Writer:
         for one in wanted:
             scene.hear(one.result)
         scene.say(self._result_answer(scene, style, wanted))
+
+    def _only_calls(self) -> bool:
+        """Whether a scene of training goes without what comes after calls, so that more fit in.
+
+        Which tool a question takes is learnt last.
+        """
+        return self.split == "train" and self.rng.random() < 0.5
 
     def _ask_for(self, scene: Scene, tools: Sequence[Tool]) -> list[Call]:
         """Ask for what a tool does, now and then for two such things, and return the calls."""
