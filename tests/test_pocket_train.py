@@ -160,7 +160,7 @@ def test_what_another_agent_said_is_not_learnt(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     answered = tokenizer("<|im_start|>tool\nAgent").input_ids
     found = 0
-    for batch in itertools.islice(Packer(tokenizer, changed(batch_tokens=4096)).batches(), 20):
+    for batch in itertools.islice(Packer(tokenizer, changed(batch_tokens=4096)).batches(), 80):
         *begins, end, _ = batch.borders.tolist()
         for begin, stop in itertools.pairwise([*begins, end]):
             ids = batch.ids[0, begin:stop].tolist()
