@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from linalign_integrations import Preferences, open_profiles
 from linalign_integrations.errors import ProfileConflict
+from linalign_integrations.preferences import stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +167,14 @@ def fork_busy(times: int) -> object:
     return {"written": written}
 
 
+def fork_inside() -> object:
+    profiles = open_profiles(URL, tenant=TENANT)
+    with stores.connect(URL).alone(["default/ann"]):
+        child = forked(lambda: profiles.put("bob", "B.").version)
+        return {"written": said(*child)}
+
+
 open_profiles(URL, tenant=TENANT)  # imports what the forked ones need
 COMMANDS = {"update": update, "kill": kill, "open": open_anew, "fork": fork}
-COMMANDS["fork_busy"] = fork_busy
+COMMANDS |= {"fork_busy": fork_busy, "fork_inside": fork_inside}
 print(json.dumps(COMMANDS[sys.argv[1]](*map(int, sys.argv[4:]))))  # noqa: T201

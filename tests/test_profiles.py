@@ -520,6 +520,11 @@ def test_a_process_may_be_forked_while_another_thread_writes(opened: Callable) -
     assert len(profiles.list()) == 21
 
 
+@pytest.mark.parametrize("opened", ["memory"], indirect=True)
+def test_a_process_forked_by_whoever_writes_can_write(opened: Callable) -> None:
+    assert run_writers("fork_inside", opened()) == {"written": 1}
+
+
 def test_a_store_that_has_to_be_opened_anew_is_opened_beside_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ from linalign_integrations.preferences.records import (
     profile_of,
 )
 from linalign_integrations.preferences.scope import as_preferences
-from linalign_integrations.preferences.stores import connect, home_of, is_open, settled
+from linalign_integrations.preferences.stores import connect, home_of, opened, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -126,7 +126,7 @@ class Profiles:
 
     async def aget(self, user_id: str) -> Preferences:
         """``get`` without blocking the event loop."""
-        await self._aopen()
+        await self._ahome()
         hit = self._cached(user_id)
         return _found(user_id, hit[1] if hit else await self._afetch(user_id)).preferences
 
@@ -248,8 +248,7 @@ class Profiles:
 
     async def adelete(self, user_id: str) -> None:
         """``delete`` without blocking the event loop."""
-        await self._aopen()
-        if not self._home.native:
+        if not (await self._ahome()).native:
             await asyncio.to_thread(self.delete, user_id)
             return
         with self._noting([user_id]) as known:
@@ -267,8 +266,7 @@ class Profiles:
 
     async def alist(self) -> _Names:
         """``list`` without blocking the event loop."""
-        await self._aopen()
-        if not self._home.native:
+        if not (await self._ahome()).native:
             return await asyncio.to_thread(self.list)
         shards = [await self._arun(self._records.listing(shard)) for shard in range(SHARDS)]
         return sorted(user for shard in shards for user, _ in shard)
@@ -283,8 +281,7 @@ class Profiles:
 
     async def ahistory(self, user_id: str) -> _History:
         """``history`` without blocking the event loop."""
-        await self._aopen()
-        if not self._home.native:
+        if not (await self._ahome()).native:
             return await asyncio.to_thread(self.history, user_id)
         return await self._arun(self._records.remembering(user_id))
 
@@ -389,10 +386,11 @@ class Profiles:
         # By URL each time, since a forked process needs a connection of its own.
         return self._given or connect(self._url or "")
 
-    async def _aopen(self) -> None:
-        """Opens the store in a thread where it must be: after a fork, or where its file is new."""
-        if self._url is not None and not is_open(self._url):
-            await asyncio.to_thread(connect, self._url)
+    async def _ahome(self) -> Home:
+        """``_home``; where it must be opened, as after a fork or over a new file, in a thread."""
+        url = self._url or ""
+        home = self._given or opened(url)
+        return home if home is not None else await asyncio.to_thread(connect, url)
 
     def _cached(self, user: str) -> tuple[float, Profile | None] | None:
         if not isinstance(user, str):
@@ -425,8 +423,7 @@ class Profiles:
         return known[user]
 
     async def _afetch(self, user: str) -> Profile | None:
-        await self._aopen()
-        if not self._home.native:
+        if not (await self._ahome()).native:
             return await asyncio.to_thread(self._fetch, user)
         with self._noting() as known:
             known[user] = await self._arun(self._records.reading(user))
@@ -448,8 +445,7 @@ class Profiles:
     async def _awrite(
         self, steps: Steps[dict[str, Profile]], users: Sequence[str]
     ) -> dict[str, Profile]:
-        await self._aopen()
-        if not self._home.native:
+        if not (await self._ahome()).native:
             return await asyncio.to_thread(self._write, steps, users)
         with self._noting(users) as known:
             written = await self._arun(steps, users)

@@ -554,19 +554,17 @@ def connect(url: str) -> Home:
         MissingExtra: the store's package is not installed; the message names the extra.
         ProfileStoreFailed: it cannot be opened.
     """
-    home = _homes.get(url)
-    if home is None or home.is_gone():
+    if (home := opened(url)) is None:
         with _opening:
-            home = _homes.get(url)
-            if home is None or home.is_gone():
+            if (home := opened(url)) is None:
                 home = _homes[url] = _open(url)
     return home
 
 
-def is_open(url: str) -> bool:
-    """Whether ``connect`` has nothing to open."""
+def opened(url: str) -> Home | None:
+    """What ``connect`` opened already, if it is still what the URL names."""
     home = _homes.get(url)
-    return home is not None and not home.is_gone()
+    return None if home is None or home.is_gone() else home
 
 
 def settled(url: str) -> str:
@@ -694,11 +692,14 @@ def _after_fork_in_child() -> None:
     global _opening
     _after_fork()
     _opening = threading.Lock()
-    # Two processes on one connection would read each other's answers.
     for url, home in list(_homes.items()):
         if home.connected:
-            # Kept from being closed here, which would close it for the parent.
+            # Two processes on one connection would read each other's answers. Kept from being
+            # closed here, which would close it for the parent.
             _inherited.append(_homes.pop(url))
+        elif home.lock.locked():
+            # By what did not let go of it in time, and does not live here.
+            home.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
