@@ -725,8 +725,7 @@ class Writer:
             if chance < (without if scene.kind == "calls" else 0.25 if not last else 0):
                 scene.gold, scene.topic = "", None
                 if rng.random() < 0.7:
-                    scene.ask(self._asked(request(self.draws, absent).question))
-                    scene.say(self._fact_answer(scene, style, rng.choice(world.NO_TOOL)))
+                    scene.say(self._refused(scene, style, absent))
                 else:
                     topic = rng.choice(world.TOPICS)
                     question, occasion = self._question(topic)
@@ -740,9 +739,7 @@ class Writer:
             scene.gold = None
             if only_calls or (scene.kind == "calls" and last):
                 continue
-            for one in wanted:
-                scene.hear(one.result)
-            scene.say(self._result_answer(scene, style, wanted))
+            self._hear_and_tell(scene, style, wanted)
 
     def _react(self, scene: Scene, turns: int) -> None:
         """Let the user ask for what tools can do, where calls and results are plain text."""
@@ -761,10 +758,7 @@ class Writer:
         for turn in range(turns):
             style = self._style(scene, turn == turns - 1)
             if rng.random() < 0.06:
-                scene.gold = ""
-                scene.ask(self._asked(request(self.draws, absent).question))
-                answer = self._fact_answer(scene, style, rng.choice(world.NO_TOOL))
-                scene.say(REACT_REFUSAL.format(answer=answer))
+                scene.say(REACT_REFUSAL.format(answer=self._refused(scene, style, absent)))
                 continue
             wanted = self._ask_for(scene, tools)
             for one in wanted[:1] if only_calls else wanted:
@@ -793,9 +787,7 @@ class Writer:
         scene.tools = [*(tool.schema() for tool in agents[agent]), handoff(others)]
         style = self._style(scene, last=True)
         if form >= 0.92:
-            scene.gold = ""
-            scene.ask(self._asked(request(self.draws, absent).question))
-            scene.say(self._fact_answer(scene, style, rng.choice(world.NO_TOOL)))
+            scene.say(self._refused(scene, style, absent))
             return
         wanted = self._ask_for(scene, agents[owner])
         if form < 0.8:
@@ -806,9 +798,19 @@ class Writer:
             scene.hear(returned)
             scene.given = 1
         scene.call(*(one.message() for one in wanted))
-        for one in wanted:
+        self._hear_and_tell(scene, style, wanted)
+
+    def _refused(self, scene: Scene, style: Style, absent: Tool) -> str:
+        """Ask for what no tool at hand can do, and word the answer that says so."""
+        scene.gold = ""
+        scene.ask(self._asked(request(self.draws, absent).question))
+        return self._fact_answer(scene, style, self.rng.choice(world.NO_TOOL))
+
+    def _hear_and_tell(self, scene: Scene, style: Style, calls: Sequence[Call]) -> None:
+        """Let tools return what calls asked for, and tell the user."""
+        for one in calls:
             scene.hear(one.result)
-        scene.say(self._result_answer(scene, style, wanted))
+        scene.say(self._result_answer(scene, style, calls))
 
     def _only_calls(self) -> bool:
         """Whether a scene of training goes without what comes after calls, so that more fit in.

@@ -159,20 +159,9 @@ class Tool:
 
     def schema(self) -> dict[str, Any]:
         """Return the definition in the form that chat templates take."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": {
-                    "type": "object",
-                    "properties": {one.name: {"type": one.type} for one in self.parameters},
-                    "required": [
-                        one.name for one in self.parameters if one.name not in self.optional
-                    ],
-                },
-            },
-        }
+        required = [one.name for one in self.parameters if one.name not in self.optional]
+        kinds = {one.name: one.type for one in self.parameters}
+        return _definition(self.name, self.description, kinds, required)
 
 
 Team = Mapping[str, Sequence[Tool]]
@@ -199,8 +188,7 @@ class Call:
 
     def message(self) -> dict[str, Any]:
         """Return the call in the form that chat templates take."""
-        function = {"name": self.tool.name, "arguments": self.arguments}
-        return {"type": "function", "function": function}
+        return _message(self.tool.name, self.arguments)
 
 
 def toolbox(draws: Draws, count: int) -> list[Tool]:
@@ -267,19 +255,9 @@ def handoff(others: Team) -> dict[str, Any]:
         or "Talks."
         for name, tools in others.items()
     }
-    kind = {"type": "string"}
-    return {
-        "type": "function",
-        "function": {
-            "name": "handoff",
-            "description": DEFAULT_HANDOFF_PROMPT.format(agent_info=str(about)),
-            "parameters": {
-                "type": "object",
-                "properties": {"to_agent": kind, "reason": kind},
-                "required": ["to_agent", "reason"],
-            },
-        },
-    }
+    description = DEFAULT_HANDOFF_PROMPT.format(agent_info=str(about))
+    kinds = {"to_agent": "string", "reason": "string"}
+    return _definition("handoff", description, kinds, list(kinds))
 
 
 def handed_over(agent: str, wanted: Sequence[Call]) -> tuple[dict[str, Any], str]:
@@ -290,8 +268,23 @@ def handed_over(agent: str, wanted: Sequence[Call]) -> tuple[dict[str, Any], str
     """
     reason = " and ".join(f"the {noun}" for noun in dict.fromkeys(one.tool.noun for one in wanted))
     arguments = {"to_agent": agent, "reason": f"the user asks for {reason}"}
-    call = {"type": "function", "function": {"name": "handoff", "arguments": arguments}}
-    return call, DEFAULT_HANDOFF_OUTPUT_PROMPT.format(**arguments)
+    return _message("handoff", arguments), DEFAULT_HANDOFF_OUTPUT_PROMPT.format(**arguments)
+
+
+def _definition(
+    name: str, description: str, kinds: Mapping[str, str], required: Sequence[str]
+) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": {parameter: {"type": kind} for parameter, kind in kinds.items()},
+        "required": list(required),
+    }
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _message(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _tool(draws: Draws) -> Tool:
@@ -299,7 +292,7 @@ def _tool(draws: Draws) -> Tool:
     looks_up = rng.random() < 0.6
     verb = rng.choice(LOOKS if looks_up else tuple(DONE))
     noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
-    if draws.split == "held_out" or rng.random() < 0.7:
+    if _is_invented(draws):
         invented = draws.word().lower()
         noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
     parameters = _parameters(draws)
@@ -313,6 +306,11 @@ def _tool(draws: Draws) -> Tool:
         parameters=parameters,
         optional=frozenset({parameters[-1].name} if last_may_go else ()),
     )
+
+
+def _is_invented(draws: Draws) -> bool:
+    """Whether a noun, or a parameter asked for by its own name, gets an invented word."""
+    return draws.split == "held_out" or draws.rng.random() < 0.7
 
 
 def _name(draws: Draws, verb: str, noun: str, looks_up: bool) -> str:
@@ -348,8 +346,7 @@ def _parameters(draws: Draws) -> tuple[Parameter, ...]:
     chosen: dict[str, Parameter] = {}
     for _ in range(rng.choices((0, 1, 2, 3), (0.12, 0.45, 0.3, 0.13))[0]):
         if rng.random() < 0.3:
-            invented = draws.split == "held_out" or rng.random() < 0.7
-            name = draws.word().lower() if invented else rng.choice(SAID)
+            name = draws.word().lower() if _is_invented(draws) else rng.choice(SAID)
             said = name
             kind, value = rng.choice(SAID_KINDS)
             clauses: tuple[str, ...] = SAID_CLAUSES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,14 +85,15 @@ def plan_branches(
             last user turn and there is none.
         InvalidPreferences: a principle would forge control tokens through the template.
     """
-    ways = [messages]
-    # For templates that are strict about the order of roles.
-    for simpler in (merge_neighbours(messages), merge_neighbours(system_first(messages))):
-        ways += [simpler] if simpler != ways[-1] else []
-    for way in ways[:-1]:
-        with suppress(InvalidMessages):
-            return _plan(way, preferences, form, tools, answers)
-    return _plan(ways[-1], preferences, form, tools, answers)
+    try:
+        return _plan(messages, preferences, form, tools, answers)
+    except InvalidMessages:
+        # For templates that are strict about the order of roles.
+        ways = merge_neighbours(messages), merge_neighbours(system_first(messages))
+        simpler = next((way for way in ways if way != messages), None)
+        if simpler is None:
+            raise
+        return plan_branches(simpler, preferences, form, tools, answers)
 
 
 def _plan(
