@@ -316,6 +316,9 @@ def test_scenes_of_react_agents_are_those_of_llama_index() -> None:
             steps.add(type(step).__name__)
             if isinstance(step, ActionReasoningStep):
                 assert step.action in names
+                subject = re.search("I need to use a tool for (?:the )?(.*)[.]$", step.thought)
+                assert subject is not None
+                assert subject.group(1) in written(scene).partition("<|im_start|>user")[2]
                 assert all(str(value) in written(scene) for value in step.action_input.values())
     assert steps == {"ActionReasoningStep", "ResponseReasoningStep"}
 
@@ -424,7 +427,8 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
     text = bytes(range(256)).decode("latin-1") + "日本 🙂 é\n\n  12:30"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
-    for scene, (ids, own) in zip(drawn, encode(tokenizer, texts), strict=True):
+    named = 0
+    for scene, (ids, own, called) in zip(drawn, encode(tokenizer, texts), strict=True):
         expected = tokenizer.apply_chat_template(
             scene.messages(),
             tools=scene.tools or None,
@@ -433,6 +437,16 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
         )
         assert expected["input_ids"] == ids.tolist()
         assert expected["assistant_masks"] == own.astype(int).tolist()
+        said = [one for one in scene.dialogue if one["role"] == "assistant"]
+        names = [call["function"]["name"] for one in said for call in one.get("tool_calls", ())]
+        names += [
+            one
+            for text in said
+            for one in re.findall("^Action: (.*)$", text["content"], re.MULTILINE)
+        ]
+        named += len(names)
+        assert tokenizer.decode(ids[called]) == "".join(names)
+    assert named > 100
 
 
 def test_a_name_is_the_same_tokens_wherever_it_is_copied_from_and_to() -> None:

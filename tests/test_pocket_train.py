@@ -156,6 +156,22 @@ def test_help_explains_every_option_with_its_default(
     assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 8
 
 
+def test_first_tokens_and_names_of_called_tools_count_more(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    plan = changed(batch_tokens=4096, first=3.0, called=2.0)
+    prompt = tokenizer("<|im_start|>assistant\n").input_ids
+    named = set()
+    for batch in itertools.islice(Packer(tokenizer, plan).batches(), 20):
+        ids, weights = batch.ids[0].tolist(), batch.weights[0]
+        assert set(weights.tolist()) <= {0.0, 1.0, 2.0, 3.0}
+        for at in (weights == 3).nonzero().flatten().tolist():
+            assert ids[at - len(prompt) : at] == prompt
+        for at in (weights == 2).nonzero().flatten().tolist():
+            if weights[at - 1] != 2:
+                named.add(tokenizer.decode(ids[at - 4 : at]).split()[-1])
+    assert named == {'"', "Action:"}
+
+
 def test_what_another_agent_said_is_not_learnt(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     answered = tokenizer("<|im_start|>tool\nAgent").input_ids
@@ -164,7 +180,7 @@ def test_what_another_agent_said_is_not_learnt(trained: Path) -> None:
         *begins, end, _ = batch.borders.tolist()
         for begin, stop in itertools.pairwise([*begins, end]):
             ids = batch.ids[0, begin:stop].tolist()
-            learnt = batch.learnt[0, begin:stop]
+            learnt = batch.weights[0, begin:stop] > 0
             for at in range(len(ids)):
                 if ids[at : at + len(answered)] == answered:
                     found += 1
@@ -188,7 +204,7 @@ def test_batches_are_nearly_full_of_whole_conversations(trained: Path) -> None:
         for begin, stop in itertools.pairwise([*begins, end]):
             assert batch.ids[0, begin] == start
             assert batch.ids[0, stop - 2 : stop].tolist() == closing
-            assert batch.learnt[0, begin:stop].any()
+            assert batch.weights[0, begin:stop].any()
     assert sum(filled) / len(filled) > 0.95
 
 

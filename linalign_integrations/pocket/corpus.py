@@ -124,9 +124,11 @@ USER_WRAPPERS: tuple[tuple[str | None, str], ...] = (
 REACT_INSTRUCTIONS = REACT_CHAT_SYSTEM_HEADER[REACT_CHAT_SYSTEM_HEADER.index("## Output Format") :]
 REACT_SYSTEM = REACT_CHAT_SYSTEM_HEADER.removesuffix(REACT_INSTRUCTIONS)
 REACT_SHORT = "Please ALWAYS start with a Thought."
+# What a call is for is said before the tool is named: a ReAct agent is told each tool's name first
+# and what it does later, so that the one is harder to find from the other than in a signature.
 REACT_CALL = (
-    "Thought: The current language of the user is: English. I need to use a tool to help me answer "
-    "the question.\nAction: {name}\nAction Input: {arguments}"
+    "Thought: The current language of the user is: English. I need to use a tool for {subject}.\n"
+    "Action: {name}\nAction Input: {arguments}"
 )
 REACT_ANSWER = (
     "Thought: I can answer without using any more tools. I'll use the user's language to answer\n"
@@ -763,7 +765,8 @@ class Writer:
             wanted = self._ask_for(scene, tools)
             for one in wanted[:1] if only_calls else wanted:
                 arguments = json.dumps(one.arguments, ensure_ascii=False)
-                scene.say(REACT_CALL.format(name=one.tool.name, arguments=arguments))
+                name, subject = one.tool.name, one.subject
+                scene.say(REACT_CALL.format(subject=subject, name=name, arguments=arguments))
                 if not only_calls:
                     scene.ask(f"Observation: {one.result}")
             if only_calls:

@@ -1,8 +1,9 @@
 """The byte-level tokenizer of the embedded model and its chat template."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,16 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Message = dict[str, Any]
 
-__all__ = ["CHAT_TEMPLATE", "END", "PAD", "START", "encode", "render", "train_tokenizer"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "END",
+    "PAD",
+    "START",
+    "Encoded",
+    "encode",
+    "render",
+    "train_tokenizer",
+]
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
@@ -94,6 +104,9 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
     },
 }
 
+# The name in a call, as the template writes it or as text of a ReAct agent.
+CALLED = re.compile(rf'^(?:{CALL}\n{{"name": "|Action: )([^"\s]+)', re.MULTILINE)
+
 # A word in small letters takes the space before it along; capitals, digits and quotation marks do
 # not. A name is therefore the same tokens in a sentence and in JSON, which is what copying needs.
 WORDS = Regex(r"\n|\p{N}| ?\p{Ll}+|\p{Lu}+\p{Ll}*|[^\s\p{L}\p{N}]+ ?")
@@ -163,24 +176,38 @@ def _signature(tool: dict[str, Any]) -> str:
     return f"{description}\n{tool['name']}({parameters})"
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[tuple[NDArray[np.int16], NDArray[np.bool_]]]:
-    """Encode rendered conversations and mark the tokens that the assistant writes.
+class Encoded(NamedTuple):
+    """The tokens of a rendered conversation.
 
-    Returns:
-        For each conversation its token ids, and which of them belong to an answer.
+    Attributes:
+        ids: Token ids.
+        own: Which of them the assistant writes.
+        called: Which of those name the tool that is called.
     """
+
+    ids: NDArray[np.int16]
+    own: NDArray[np.bool_]
+    called: NDArray[np.bool_]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoded]:
+    """Encode rendered conversations and mark the tokens that the assistant writes."""
     start, end = (tokenizer.convert_tokens_to_ids(token) for token in (START, END))
     role = tokenizer("assistant\n", add_special_tokens=False)["input_ids"]
+    encodings = tokenizer(list(texts), add_special_tokens=False)
     encoded = []
-    for batch in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+    for at, (text, batch) in enumerate(zip(texts, encodings["input_ids"], strict=True)):
         ids = np.array(batch, dtype=np.int16)
-        own = np.zeros(len(ids), dtype=np.bool_)
+        own, called = np.zeros((2, len(ids)), dtype=np.bool_)
         ends = np.flatnonzero(ids == end)
         for begin, stop in zip(np.flatnonzero(ids == start), ends, strict=True):
             first = begin + 1 + len(role)
             if batch[begin + 1 : first] == role:
                 own[first : stop + 1] = True
-        encoded.append((ids, own))
+        for name in CALLED.finditer(text):
+            first, last = (
+                encodings.char_to_token(at, letter) for letter in (name.start(1), name.end(1) - 1)
+            )
+            called[first : last + 1] = True
+        encoded.append(Encoded(ids, own, own & called))
     return encoded

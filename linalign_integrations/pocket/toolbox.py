@@ -175,6 +175,7 @@ class Call:
     Attributes:
         tool: The tool.
         question: What the user says.
+        subject: What the question names: the tool, or what it is about.
         arguments: The arguments that the question states.
         result: What the tool returns.
         answer: The sentence that tells the user the result.
@@ -182,6 +183,7 @@ class Call:
 
     tool: Tool
     question: str
+    subject: str
     arguments: dict[str, Any]
     result: str
     answer: str
@@ -376,18 +378,19 @@ def request(draws: Draws, tool: Tool) -> Call:
     )
     if clauses.startswith(" and "):
         clauses = " with " + clauses.removeprefix(" and ")
-    form = rng.random()
+    form, subject = rng.random(), tool.name
     if form < 0.12:
         question = rng.choice(USES).format(tool=tool.name, clauses=clauses)
     elif form < 0.22 and len(told) == len(tool.parameters):
         question = rng.choice(WRITTEN).format(tool=tool.name, values=", ".join(values))
     else:
+        subject = f"the {tool.noun}"
         forms = LOOK_QUESTIONS if tool.looks_up else DO_QUESTIONS
         question = rng.choice(forms).format(
             verb=tool.verb, Verb=tool.verb.capitalize(), noun=tool.noun, clauses=clauses
         )
     value, result = _result(draws, tool)
-    return Call(tool, question, arguments, result, f"The {tool.noun} is {value}.")
+    return Call(tool, question, subject, arguments, result, f"The {tool.noun} is {value}.")
 
 
 def _glossed(draws: Draws, clause: str, name: str, value: str) -> str:

@@ -46,7 +46,7 @@ from linalign_integrations.pocket.tokenizer import CONTEXT, encode, render, trai
 WAITING = 16
 NAME = "linalign_pocket_training"
 
-Item = tuple[NDArray[np.int16], NDArray[np.bool_]]
+Item = tuple[NDArray[np.int16], NDArray[np.float32]]
 
 
 class Plan(BaseModel):
@@ -76,7 +76,10 @@ class Plan(BaseModel):
     vocabulary: int = Field(3072, ge=512, le=32_767, description="tokens of the tokenizer")
     # Whether it is a call, and in what style it answers, is decided there.
     first: float = Field(
-        5.0, gt=0, description="how much an answer's first token counts; the others count 1"
+        5.0, gt=0, description="how much an answer's first token counts; most others count 1"
+    )
+    called: float = Field(
+        4.0, gt=0, description="how much a token of the name of the tool that is called counts"
     )
     words: int = Field(20_000, ge=1, description="scenes from which the tokenizer is learnt")
     chunk: int = Field(
@@ -106,13 +109,14 @@ class Batch:
 
     Attributes:
         ids: Token ids, shape [1, tokens].
-        learnt: Which of them the assistant wrote, shape [1, tokens].
+        weights: How much each of them counts, 0 for what the assistant did not write, shape
+            [1, tokens].
         borders: Where each conversation begins, then where the last one and where the padding
             ends, shape [conversations + 2].
     """
 
     ids: Tensor
-    learnt: Tensor
+    weights: Tensor
     borders: Tensor
 
     def positions(self) -> Tensor:
@@ -202,20 +206,22 @@ class Packer:
             drawn = list(scenes(seed, self.plan.chunk, lesson=self.lesson))
             self.chunk += 1
             encoded = encode(self.tokenizer, [written(scene) for scene in drawn])
-            for scene, (ids, own) in zip(drawn, encoded, strict=True):
+            for scene, (ids, own, called) in zip(drawn, encoded, strict=True):
+                begins = np.flatnonzero(np.diff(own, prepend=False) & own)
+                weights = np.where(called, self.plan.called, own).astype(np.float32)
+                weights[begins] = self.plan.first
                 if scene.given:
-                    begins = np.flatnonzero(np.diff(own, prepend=False) & own)
-                    own[: begins[scene.given]] = False
-                yield ids, own
+                    weights[: begins[scene.given]] = 0
+                yield ids, weights
 
     def _batch(self, taken: list[Item]) -> Batch:
         size = self.plan.batch_tokens
         ids = torch.full((1, size), int(self.tokenizer.pad_token_id))
-        learnt = torch.zeros((1, size), dtype=torch.bool)
+        weights = torch.zeros((1, size))
         ends = list(itertools.accumulate(len(tokens) for tokens, _ in taken))
         ids[0, : ends[-1]] = torch.from_numpy(np.concatenate([tokens for tokens, _ in taken]))
-        learnt[0, : ends[-1]] = torch.from_numpy(np.concatenate([own for _, own in taken]))
-        return Batch(ids, learnt, torch.tensor([0, *ends, size], dtype=torch.int32))
+        weights[0, : ends[-1]] = torch.from_numpy(np.concatenate([each for _, each in taken]))
+        return Batch(ids, weights, torch.tensor([0, *ends, size], dtype=torch.int32))
 
 
 class Trainer:
@@ -269,7 +275,8 @@ class Trainer:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.plan.rate_at(self.step, self.begun)
-        ids, learnt = batch.ids.to(self.device), batch.learnt.to(self.device)
+        ids, weights = batch.ids.to(self.device), batch.weights[:, 1:].to(self.device)
+        learnt = weights > 0
         with torch.autocast(self.kind, torch.bfloat16, enabled=self.in_bfloat16):
             hidden = self.body(
                 input_ids=ids,
@@ -277,10 +284,9 @@ class Trainer:
                 cu_seq_lens_q=batch.borders,
                 use_cache=False,
             ).last_hidden_state
-            logits = self.model.lm_head(hidden[:, :-1][learnt[:, 1:]])
-        surprise = cross_entropy(logits.float(), ids[:, 1:][learnt[:, 1:]], reduction="none")
-        first = ~learnt[:, :-1][learnt[:, 1:]]
-        weight = torch.where(first, self.plan.first, 1.0)
+            logits = self.model.lm_head(hidden[:, :-1][learnt])
+        surprise = cross_entropy(logits.float(), ids[:, 1:][learnt], reduction="none")
+        weight = weights[learnt]
         torch.autograd.backward((surprise * weight).sum() / weight.sum())
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:
