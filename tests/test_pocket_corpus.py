@@ -20,6 +20,7 @@ from linalign_integrations.pocket import world
 from linalign_integrations.pocket.corpus import (
     KINDS,
     OBEYED,
+    Kind,
     Scene,
     Writer,
     is_held_out_pair,
@@ -332,6 +333,25 @@ def test_no_question_asks_for_the_same_call_twice() -> None:
             assert len(calls) == len(set(calls))
             several += len(calls) > 1
     assert several > 20
+
+
+@pytest.mark.parametrize("kind", ["calls", "react"])
+def test_a_tool_is_called_again_only_when_all_were_called(kind: Kind) -> None:
+    writer = Writer(4)
+    again = 0
+    for _ in range(60):
+        called: list[str] = []
+        scene = writer.scene(kind, 0, turns=4)
+        tools = len(scene.tools) or str(scene.system).count("> Tool Name: ")
+        for before, message in itertools.pairwise(scene.dialogue):
+            names = [one["function"]["name"] for one in message.get("tool_calls", ())]
+            names += re.findall("^Action: (.*)$", message["content"], re.MULTILINE)
+            asked = before["role"] == "user" and not before["content"].startswith("Observation: ")
+            if names and asked and names[0] in called:
+                again += 1
+                assert len(set(called)) == tools
+            called += names
+    assert again > 3
 
 
 def test_agents_hand_over_what_another_has_the_tools_for() -> None:

@@ -717,6 +717,7 @@ class Writer:
         count = rng.choices((1, 2, 3, 4, 6), (0.2, 0.3, 0.25, 0.15, 0.1))[0]
         *tools, absent = toolbox(self.draws, count + 1)
         scene.tools = [tool.schema() for tool in tools]
+        unasked = tools
         only_calls = scene.kind == "calls" and self._only_calls()
         # That no tool fits is learnt sooner than which one does.
         without = 0.3 if self.split == "train" else 0.5
@@ -736,7 +737,8 @@ class Writer:
                     scene.topic = topic.name
                 continue
             scene.topic = None
-            wanted = self._ask_for(scene, tools)
+            wanted = self._ask_for(scene, unasked or tools)
+            unasked = _without(unasked, wanted)
             scene.call(*(one.message() for one in wanted))
             scene.gold = None
             if only_calls or (scene.kind == "calls" and last):
@@ -746,8 +748,9 @@ class Writer:
     def _react(self, scene: Scene, turns: int) -> None:
         """Let the user ask for what tools can do, where calls and results are plain text."""
         rng = self.rng
-        count = rng.choices((1, 2, 3, 4, 6), (0.15, 0.3, 0.3, 0.15, 0.1))[0]
+        count = rng.choices((1, 2, 3, 4, 6), (0.05, 0.2, 0.3, 0.25, 0.2))[0]
         *tools, absent = toolbox(self.draws, count + 1)
+        unasked = tools
         told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.2 else REACT_SHORT)
         only_calls = self._only_calls()
         if scene.system:
@@ -762,8 +765,10 @@ class Writer:
             if rng.random() < 0.06:
                 scene.say(REACT_REFUSAL.format(answer=self._refused(scene, style, absent)))
                 continue
-            wanted = self._ask_for(scene, tools)
-            for one in wanted[:1] if only_calls else wanted:
+            wanted = self._ask_for(scene, unasked or tools)
+            made = wanted[:1] if only_calls else wanted
+            unasked = _without(unasked, made)
+            for one in made:
                 arguments = json.dumps(one.arguments, ensure_ascii=False)
                 name, subject = one.tool.name, one.subject
                 scene.say(REACT_CALL.format(subject=subject, name=name, arguments=arguments))
@@ -861,6 +866,15 @@ class Writer:
         scene.ask(rng.choice(world.JSON_REQUESTS).format(keys=told, text=passage))
         scene.gold = json.dumps({key: record[key] for key in keys}, ensure_ascii=False)
         scene.say(scene.gold)
+
+
+def _without(tools: Sequence[Tool], calls: Sequence[Call]) -> list[Tool]:
+    """Leave out tools that were called.
+
+    The name of one that was called before is copied from that call, which teaches no choice.
+    """
+    called = [one.tool for one in calls]
+    return [tool for tool in tools if tool not in called]
 
 
 def scenes(
