@@ -465,7 +465,9 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
             for one in re.findall("^Action: (.*)$", text["content"], re.MULTILINE)
         ]
         named += len(names)
-        assert tokenizer.decode(ids[called]) == "".join(names)
+        begun = [tokenizer.decode(one) for one in ids[called]]
+        assert len(begun) == len(names)
+        assert all(name.startswith(one) for one, name in zip(begun, names, strict=True))
     assert named > 100
 
 

@@ -749,10 +749,14 @@ class Writer:
         """Let the user ask for what tools can do, where calls and results are plain text."""
         rng = self.rng
         count = rng.choices((1, 2, 3, 4, 6), (0.05, 0.2, 0.3, 0.25, 0.2))[0]
-        *tools, absent = toolbox(self.draws, count + 1)
+        only_calls = self._only_calls()
+        # Which of several tools it is, is learnt from its choice alone, many times in a row.
+        alike = only_calls and rng.random() < 0.6
+        if alike:
+            count = turns = rng.choice((4, 5, 6, 7, 8))
+        *tools, absent = toolbox(self.draws, count + 1, alike=alike)
         unasked = tools
         told = REACT_SYSTEM + (REACT_INSTRUCTIONS if rng.random() < 0.2 else REACT_SHORT)
-        only_calls = self._only_calls()
         if scene.system:
             told = CONTEXT_REACT_CHAT_SYSTEM_HEADER.replace("{context}", scene.system)
         scene.system = told.format(

@@ -104,8 +104,8 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
     },
 }
 
-# The name in a call, as the template writes it or as text of a ReAct agent.
-CALLED = re.compile(rf'^(?:{CALL}\n{{"name": "|Action: )([^"\s]+)', re.MULTILINE)
+# What comes before the name in a call, as the template writes it or as text of a ReAct agent.
+CALLED = re.compile(rf'^(?:{CALL}\n{{"name": "|Action: )(?=[^"\s])', re.MULTILINE)
 
 # A word in small letters takes the space before it along; capitals, digits and quotation marks do
 # not. A name is therefore the same tokens in a sentence and in JSON, which is what copying needs.
@@ -182,7 +182,7 @@ class Encoded(NamedTuple):
     Attributes:
         ids: Token ids.
         own: Which of them the assistant writes.
-        called: Which of those name the tool that is called.
+        called: With which of those the name of a tool that is called begins.
     """
 
     ids: NDArray[np.int16]
@@ -205,9 +205,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Enc
             if batch[begin + 1 : first] == role:
                 own[first : stop + 1] = True
         for name in CALLED.finditer(text):
-            first, last = (
-                encodings.char_to_token(at, letter) for letter in (name.start(1), name.end(1) - 1)
-            )
-            called[first : last + 1] = True
+            called[encodings.char_to_token(at, name.end())] = True
         encoded.append(Encoded(ids, own, own & called))
     return encoded

@@ -193,11 +193,17 @@ class Call:
         return _message(self.tool.name, self.arguments)
 
 
-def toolbox(draws: Draws, count: int) -> list[Tool]:
-    """Invent some tools with different nouns."""
+def toolbox(draws: Draws, count: int, *, alike: bool = False) -> list[Tool]:
+    """Invent some tools with different nouns.
+
+    Args:
+        draws: Decides what is invented.
+        count: The number of tools.
+        alike: Whether all look something up and take nothing, so that only nouns tell them apart.
+    """
     tools: list[Tool] = []
     while len(tools) < count:
-        tool = _tool(draws)
+        tool = _tool(draws, alike=alike)
         if tool.noun not in {one.noun for one in tools}:
             tools.append(tool)
     return tools
@@ -289,15 +295,15 @@ def _message(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _tool(draws: Draws) -> Tool:
+def _tool(draws: Draws, *, alike: bool) -> Tool:
     rng = draws.rng
-    looks_up = rng.random() < 0.6
+    looks_up = alike or rng.random() < 0.6
     verb = rng.choice(LOOKS if looks_up else tuple(DONE))
     noun = rng.choice(LOOKED_UP if looks_up else DONE[verb])
     if _is_invented(draws):
         invented = draws.word().lower()
         noun = invented if rng.random() < 0.5 else f"{invented} {noun}"
-    parameters = _parameters(draws)
+    parameters = () if alike else _parameters(draws)
     last_may_go = len(parameters) > 1 and rng.random() < 0.2
     return Tool(
         name=_name(draws, verb, noun, looks_up),

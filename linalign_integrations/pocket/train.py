@@ -78,8 +78,9 @@ class Plan(BaseModel):
     first: float = Field(
         5.0, gt=0, description="how much an answer's first token counts; most others count 1"
     )
+    # The rest of a tool's name is copied.
     called: float = Field(
-        4.0, gt=0, description="how much a token of the name of the tool that is called counts"
+        10.0, gt=0, description="how much the first token of the name of a called tool counts"
     )
     words: int = Field(20_000, ge=1, description="scenes from which the tokenizer is learnt")
     chunk: int = Field(
