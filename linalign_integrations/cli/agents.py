@@ -165,12 +165,7 @@ async def _all(
 
 async def _attempt(kind: str, llm: LinAlign, scene: Scene) -> Outcome:
     """Lets an agent answer the question of a scene with the tools of the scene."""
-    from llama_index.core.agent.workflow import (
-        AgentWorkflow,
-        BaseWorkflowAgent,
-        FunctionAgent,
-        ReActAgent,
-    )
+    from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 
     from linalign_integrations.pocket.judge import read
 
@@ -181,22 +176,19 @@ async def _attempt(kind: str, llm: LinAlign, scene: Scene) -> Outcome:
         for call, message in zip(wanted, scene.dialogue[2:], strict=False)
     }
     calls: list[dict[str, Any]] = []
-    made: dict[str, Any] = {"llm": llm, "system_prompt": scene.system}
-    tools = [_tool(one["function"], results, calls) for one in scene.tools]
+    made: dict[str, Any] = {
+        "llm": llm,
+        "tools": [_tool(one["function"], results, calls) for one in scene.tools],
+        "system_prompt": scene.system,
+    }
     agent: AgentWorkflow | FunctionAgent | ReActAgent
     match kind:
         case "FunctionAgent":
-            agent = FunctionAgent(**made, tools=tools)
+            agent = FunctionAgent(**made)
         case "ReActAgent":
-            agent = ReActAgent(**made, tools=tools)
+            agent = ReActAgent(**made)
         case _:
-            needed = {call["name"] for call in wanted}
-            first, second = _shared_out(tools, needed)
-            agents: list[BaseWorkflowAgent] = [
-                FunctionAgent(**made, name=name, description=_about(own), tools=own)
-                for name, own in (("first", first), ("second", second))
-            ]
-            agent = AgentWorkflow(agents=agents, root_agent="first")
+            agent = AgentWorkflow(agents=[FunctionAgent(**made, name="one", description="one")])
     fault, answer = None, ""
     try:
         answer = str(await agent.run(question["content"], max_iterations=ITERATIONS))
@@ -210,19 +202,6 @@ async def _attempt(kind: str, llm: LinAlign, scene: Scene) -> Outcome:
         fault = "result ignored"
     shown = all(reading.shows(name, value) for name, value in scene.wanted.items())
     return Outcome(fault, question["content"], calls, wanted, answer, shown if answer else None)
-
-
-def _shared_out(
-    tools: Sequence[FunctionTool], needed: set[str]
-) -> tuple[list[FunctionTool], list[FunctionTool]]:
-    """Shares tools out between two agents: the second has all those that are needed."""
-    others = [tool for tool in tools if tool.metadata.name not in needed]
-    first = others[::2]
-    return first, [tool for tool in tools if tool not in first]
-
-
-def _about(tools: Sequence[FunctionTool]) -> str:
-    return " ".join(tool.metadata.description for tool in tools) or "Talks."
 
 
 def fault_of(calls: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
