@@ -56,6 +56,12 @@ def styled(scene: Scene) -> list[str]:
     return texts
 
 
+def names_called(message: dict[str, Any]) -> list[str]:
+    """The tools that a message calls, in the template's form or as text of a ReAct agent."""
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    return names + re.findall("^Action: (.*)$", message["content"], re.MULTILINE)
+
+
 def test_the_judge_accepts_every_answer_of_the_generator(training: list[Scene]) -> None:
     assert {scene.kind for scene in training} == set(KINDS)
     for scene in training:
@@ -344,8 +350,7 @@ def test_a_tool_is_called_again_only_when_all_were_called(kind: Kind) -> None:
         scene = writer.scene(kind, 0, turns=4)
         tools = len(scene.tools) or str(scene.system).count("> Tool Name: ")
         for before, message in itertools.pairwise(scene.dialogue):
-            names = [one["function"]["name"] for one in message.get("tool_calls", ())]
-            names += re.findall("^Action: (.*)$", message["content"], re.MULTILINE)
+            names = names_called(message)
             asked = before["role"] == "user" and not before["content"].startswith("Observation: ")
             if names and asked and names[0] in called:
                 again += 1
@@ -457,13 +462,7 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
         )
         assert expected["input_ids"] == ids.tolist()
         assert expected["assistant_masks"] == own.astype(int).tolist()
-        said = [one for one in scene.dialogue if one["role"] == "assistant"]
-        names = [call["function"]["name"] for one in said for call in one.get("tool_calls", ())]
-        names += [
-            one
-            for text in said
-            for one in re.findall("^Action: (.*)$", text["content"], re.MULTILINE)
-        ]
+        names = [name for message in scene.dialogue for name in names_called(message)]
         named += len(names)
         begun = [tokenizer.decode(one) for one in ids[called]]
         assert len(begun) == len(names)

@@ -156,7 +156,7 @@ def test_help_explains_every_option_with_its_default(
     assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 8
 
 
-def test_first_tokens_and_names_of_called_tools_count_more(trained: Path) -> None:
+def test_what_an_answer_and_the_name_of_a_called_tool_begin_with_counts_more(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     plan = changed(batch_tokens=4096, first=3.0, called=2.0)
     prompt = tokenizer("<|im_start|>assistant\n").input_ids
@@ -167,8 +167,7 @@ def test_first_tokens_and_names_of_called_tools_count_more(trained: Path) -> Non
         for at in (weights == 3).nonzero().flatten().tolist():
             assert ids[at - len(prompt) : at] == prompt
         for at in (weights == 2).nonzero().flatten().tolist():
-            if weights[at - 1] != 2:
-                named.add(tokenizer.decode(ids[at - 4 : at]).split()[-1])
+            named.add(tokenizer.decode(ids[at - 4 : at]).split()[-1])
     assert named == {'"', "Action:"}
 
 
