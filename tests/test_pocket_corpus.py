@@ -359,6 +359,26 @@ def test_a_tool_is_called_again_only_when_all_were_called(kind: Kind) -> None:
     assert again > 3
 
 
+@pytest.mark.parametrize(
+    ("kind", "split", "least", "most"),
+    [
+        ("results", "train", 0.33, 0.5),
+        ("calls", "train", 0.08, 0.2),
+        ("results", "held_out", 0.2, 0.3),
+        ("calls", "held_out", 0.2, 0.3),
+    ],
+)
+def test_training_names_tools_where_the_answer_has_to_find_what_they_are_about(
+    kind: Kind, split: Split, least: float, most: float
+) -> None:
+    writer = Writer(6, split)
+    named = []
+    for _ in range(400):
+        question, called = writer.scene(kind, 0, turns=1).dialogue[:2]
+        named += [name in question["content"] for name in names_called(called)]
+    assert least < sum(named) / len(named) < most
+
+
 def test_agents_hand_over_what_another_has_the_tools_for() -> None:
     writer = Writer(5, "held_out")
     seen = set()

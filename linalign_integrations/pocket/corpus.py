@@ -33,6 +33,7 @@ from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
 from linalign_integrations.pocket import world
 from linalign_integrations.pocket.draws import Draws, Split, is_held_out
 from linalign_integrations.pocket.toolbox import (
+    NAMED,
     Call,
     Tool,
     described,
@@ -69,10 +70,10 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.25,
+    "chat": 0.23,
     "turns": 0.07,
     "documents": 0.12,
-    "results": 0.08,
+    "results": 0.10,
     "calls": 0.21,
     "react": 0.15,
     "handoff": 0.05,
@@ -737,11 +738,12 @@ class Writer:
                     scene.topic = topic.name
                 continue
             scene.topic = None
-            wanted = self._ask_for(scene, unasked or tools)
+            ends = only_calls or (scene.kind == "calls" and last)
+            wanted = self._ask_for(scene, unasked or tools, told=not ends)
             unasked = _without(unasked, wanted)
             scene.call(*(one.message() for one in wanted))
             scene.gold = None
-            if only_calls or (scene.kind == "calls" and last):
+            if ends:
                 continue
             self._hear_and_tell(scene, style, wanted)
 
@@ -769,7 +771,7 @@ class Writer:
             if rng.random() < 0.06:
                 scene.say(REACT_REFUSAL.format(answer=self._refused(scene, style, absent)))
                 continue
-            wanted = self._ask_for(scene, unasked or tools)
+            wanted = self._ask_for(scene, unasked or tools, told=not only_calls)
             made = wanted[:1] if only_calls else wanted
             unasked = _without(unasked, made)
             for one in made:
@@ -801,7 +803,7 @@ class Writer:
         if form >= 0.92:
             scene.say(self._refused(scene, style, absent))
             return
-        wanted = self._ask_for(scene, agents[owner])
+        wanted = self._ask_for(scene, agents[owner], told=agent == owner)
         if form < 0.8:
             call, returned = handed_over(owner, wanted)
             scene.call(call)
@@ -831,12 +833,23 @@ class Writer:
         """
         return self.split == "train" and self.rng.random() < 0.5
 
-    def _ask_for(self, scene: Scene, tools: Sequence[Tool]) -> list[Call]:
-        """Ask for what a tool does, now and then for two such things, and return the calls."""
+    def _ask_for(self, scene: Scene, tools: Sequence[Tool], *, told: bool) -> list[Call]:
+        """Ask for what a tool does, now and then for two such things, and return the calls.
+
+        Args:
+            scene: What the question is added to.
+            tools: The tools to choose from.
+            told: Whether the user is told the results.
+        """
         rng = self.rng
-        wanted = [request(self.draws, rng.choice(tools))]
+        named = NAMED
+        if self.split == "train":
+            # Where a question only names a tool, the words of the answer have to be found where
+            # the tool is described, which is learnt late; but nothing is learnt of the choice.
+            named = 0.4 if told else 0.1
+        wanted = [request(self.draws, rng.choice(tools), named=named)]
         question = wanted[0].question
-        second = request(self.draws, rng.choice(tools))
+        second = request(self.draws, rng.choice(tools), named=named)
         # The same call twice would have two results, and the same sentence twice none of its own.
         differs = second.message() != wanted[0].message() and second.answer != wanted[0].answer
         if rng.random() < 0.08 and differs:

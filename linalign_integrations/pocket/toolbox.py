@@ -19,6 +19,7 @@ from llama_index.core.agent.workflow.prompts import (
 from linalign_integrations.pocket.draws import Draws
 
 __all__ = [
+    "NAMED",
     "Call",
     "Team",
     "Tool",
@@ -129,6 +130,8 @@ USES = (
     "Use {tool}{clauses}.", "Call {tool}{clauses}.", "Use the tool {tool}{clauses}.",
     "What does {tool} give{clauses}?", "Run {tool}{clauses}, please.",
 )  # fmt: skip
+# How often a question names a tool, and the share of USES in such questions.
+NAMED, _BY_USE = 0.22, 12 / 22
 WRITTEN = (
     "What is the value of {tool}({values})?", "What is {tool}({values})? Use the tool.",
     "Call {tool}({values}).", "Run {tool}({values}) for me.",
@@ -367,8 +370,14 @@ def _parameters(draws: Draws) -> tuple[Parameter, ...]:
     return tuple(chosen.values())
 
 
-def request(draws: Draws, tool: Tool) -> Call:
-    """Draw a question that needs a tool."""
+def request(draws: Draws, tool: Tool, *, named: float = NAMED) -> Call:
+    """Draw a question that needs a tool.
+
+    Args:
+        draws: Decides the wording and the values.
+        tool: The tool.
+        named: How often the question names the tool, instead of saying what it is about.
+    """
     rng = draws.rng
     told = [one for one in tool.parameters if one.name not in tool.optional or rng.random() < 0.5]
     values = [draws.value(one.value) for one in told]
@@ -385,9 +394,9 @@ def request(draws: Draws, tool: Tool) -> Call:
     if clauses.startswith(" and "):
         clauses = " with " + clauses.removeprefix(" and ")
     form, subject = rng.random(), tool.name
-    if form < 0.12:
+    if form < named * _BY_USE:
         question = rng.choice(USES).format(tool=tool.name, clauses=clauses)
-    elif form < 0.22 and len(told) == len(tool.parameters):
+    elif form < named and len(told) == len(tool.parameters):
         question = rng.choice(WRITTEN).format(tool=tool.name, values=", ".join(values))
     else:
         subject = f"the {tool.noun}"
