@@ -511,6 +511,25 @@ def test_a_model_that_gives_nan_fails_with_a_clear_error_and_the_next_request_wo
     )
 
 
+@pytest.mark.parametrize(
+    "preferences", [None, BRIEF, Preferences(principles=["x"], plausibility=1)]
+)
+def test_a_model_that_rules_out_all_that_a_grammar_allows_fails_with_a_clear_error(
+    preferences: Preferences | None,
+) -> None:
+    choosy = copy.deepcopy(model())
+    allowed = tokenizer().convert_tokens_to_ids(["a", "c"])
+
+    def rule_out(_module: object, _states: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor(allowed), -torch.inf)
+
+    choosy.get_output_embeddings().register_forward_hook(rule_out)
+    asked = Engine(choosy, tokenizer(), model_id="tiny")
+    with pytest.raises(GenerationFailed, match="no probability to any token that the grammar"):
+        asked.generate("Hi", preferences=preferences, grammar=Grammar.regex("[ac]"))
+    assert asked.generate("Hi", grammar=Grammar.regex("[ab]")).text == "b"
+
+
 def test_a_folder_is_loaded_once_however_often_it_is_asked_for(folder: Path) -> None:
     found: list[Engine] = []
     threads = [

@@ -138,7 +138,10 @@ def _draw_alike(
     logits: Tensor, requests: list[Request], rows: list[int]
 ) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
-    masks = [_mask(request, logits) for request in requests]
+    masks = [
+        _mask(request, _rows_of(request, logits, row))
+        for request, row in zip(requests, rows, strict=True)
+    ]
     guided: AlignedStep | None = None
     apart: dict[int, Choice] = {}
     if _kind(requests[0]) == _FREE:
@@ -177,7 +180,7 @@ def _within_grammars(
             narrowed.log_probs[place] = kept.log_softmax(-1)
         else:
             # Nothing plausible is allowed: what is allowed decides.
-            branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
+            branches = _rows_of(requests[place], logits, rows[place])
             only = branches.masked_fill(~mask, -torch.inf)
             alone = _aligned(only, [requests[place]], [0], [None])
             own = _draw(_cut(alone, [requests[place]]), [requests[place]])
@@ -237,8 +240,16 @@ def _likeliest(
     return ids, scaled.gather(-1, ids).double() - total
 
 
+def _rows_of(request: Request, logits: Tensor, first: int) -> Tensor:
+    """``[branches, vocab]`` the logits of one request, which begin at a row."""
+    return logits[first : first + len(request.plan.token_ids)]
+
+
 def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
-    """``[vocab]`` whether the request's grammar allows each token; None where it has none."""
+    """``[vocab]`` whether the request's grammar allows each token; None where it has none.
+
+    The logits are those of the request: what is allowed must have some probability in each row.
+    """
     if request.constraint is None:
         return None
     try:
@@ -255,6 +266,11 @@ def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
         )
     if not bool(mask.any()):
         return GenerationFailed("the grammar allows no token at all: make it satisfiable")
+    if not bool(((logits > -torch.inf) & mask).any(-1).all()):
+        return GenerationFailed(
+            "the model gives no probability to any token that the grammar allows: "
+            "loosen the grammar, or take another model"
+        )
     return mask
 
 
