@@ -472,8 +472,9 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
     text = bytes(range(256)).decode("latin-1") + "日本 🙂 é\n\n  12:30"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
-    named = 0
-    for scene, (ids, own, called) in zip(drawn, encode(tokenizer, texts), strict=True):
+    named = told = 0
+    encoded = encode(tokenizer, texts, [scene.facts for scene in drawn])
+    for scene, (ids, own, called, stated) in zip(drawn, encoded, strict=True):
         expected = tokenizer.apply_chat_template(
             scene.messages(),
             tools=scene.tools or None,
@@ -487,7 +488,14 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
         begun = [tokenizer.decode(one) for one in ids[called]]
         assert len(begun) == len(names)
         assert all(name.startswith(one) for one, name in zip(begun, names, strict=True))
+        if scene.kind in ("documents", "results"):
+            told += 1
+            assert str(scene.gold) in tokenizer.decode(ids[stated])
+        said = " ".join(one["content"] for one in scene.dialogue if one["role"] == "assistant")
+        assert stated.any() == any(fact in said for fact in scene.facts)
+        assert not (stated & ~own).any()
     assert named > 100
+    assert told > 30
 
 
 def test_a_name_is_the_same_tokens_wherever_it_is_copied_from_and_to() -> None:

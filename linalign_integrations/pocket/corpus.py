@@ -70,12 +70,12 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.23,
+    "chat": 0.20,
     "turns": 0.07,
     "documents": 0.12,
     "results": 0.10,
-    "calls": 0.21,
-    "react": 0.15,
+    "calls": 0.19,
+    "react": 0.20,
     "handoff": 0.05,
     "json": 0.03,
     "repeat": 0.02,

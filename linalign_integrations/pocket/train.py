@@ -82,6 +82,10 @@ class Plan(BaseModel):
     called: float = Field(
         10.0, gt=0, description="how much the first token of the name of a called tool counts"
     )
+    # Style is drawn, so that most of what its tokens cost cannot be learnt; facts are copied.
+    stated: float = Field(
+        5.0, gt=0, description="how much each token counts of a sentence that states a fact"
+    )
     words: int = Field(20_000, ge=1, description="scenes from which the tokenizer is learnt")
     chunk: int = Field(
         2000, ge=1, description="scenes drawn at a time; a checkpoint goes on with the next ones"
@@ -206,10 +210,13 @@ class Packer:
             seed = f"{self.plan.seed}/{self.chunk}"
             drawn = list(scenes(seed, self.plan.chunk, lesson=self.lesson))
             self.chunk += 1
-            encoded = encode(self.tokenizer, [written(scene) for scene in drawn])
-            for scene, (ids, own, called) in zip(drawn, encoded, strict=True):
+            texts = [written(scene) for scene in drawn]
+            encoded = encode(self.tokenizer, texts, [scene.facts for scene in drawn])
+            for scene, (ids, own, called, stated) in zip(drawn, encoded, strict=True):
                 begins = np.flatnonzero(np.diff(own, prepend=False) & own)
-                weights = np.where(called, self.plan.called, own).astype(np.float32)
+                weights = own.astype(np.float32)
+                weights[stated] = self.plan.stated
+                weights[called] = self.plan.called
                 weights[begins] = self.plan.first
                 if scene.given:
                     weights[: begins[scene.given]] = 0
