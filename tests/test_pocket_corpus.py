@@ -474,7 +474,7 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
     named = told = 0
     encoded = encode(tokenizer, texts, [scene.facts for scene in drawn])
-    for scene, (ids, own, called, stated) in zip(drawn, encoded, strict=True):
+    for scene, (ids, own, called, copied) in zip(drawn, encoded, strict=True):
         expected = tokenizer.apply_chat_template(
             scene.messages(),
             tools=scene.tools or None,
@@ -490,10 +490,10 @@ def test_the_tokenizer_writes_any_text_and_its_template_marks_answers() -> None:
         assert all(name.startswith(one) for one, name in zip(begun, names, strict=True))
         if scene.kind in ("documents", "results"):
             told += 1
-            assert str(scene.gold) in tokenizer.decode(ids[stated])
+            assert str(scene.gold) in tokenizer.decode(ids[copied])
         said = " ".join(one["content"] for one in scene.dialogue if one["role"] == "assistant")
-        assert stated.any() == any(fact in said for fact in scene.facts)
-        assert not (stated & ~own).any()
+        assert copied.any() == any(fact in said for fact in scene.facts)
+        assert not (copied & ~own).any()
     assert named > 100
     assert told > 30
 

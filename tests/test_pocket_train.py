@@ -156,9 +156,11 @@ def test_help_explains_every_option_with_its_default(
     assert capsys.readouterr().out.count("(default: ") == len(Plan.model_fields) + 8
 
 
-def test_facts_count_more_and_what_an_answer_or_a_called_tool_begins_with(trained: Path) -> None:
+def test_what_is_copied_counts_more_and_what_an_answer_or_a_called_tool_begins_with(
+    trained: Path,
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
-    plan = changed(batch_tokens=4096, first=3.0, called=2.0, stated=4.0)
+    plan = changed(batch_tokens=4096, first=3.0, called=2.0, copied=4.0)
     prompt = tokenizer("<|im_start|>assistant\n").input_ids
     named, closed = set(), set()
     for batch in itertools.islice(Packer(tokenizer, plan).batches(), 20):
@@ -168,14 +170,16 @@ def test_facts_count_more_and_what_an_answer_or_a_called_tool_begins_with(traine
             assert ids[at - len(prompt) : at] == prompt
         for at in (weights == 2).nonzero().flatten().tolist():
             named.add(tokenizer.decode(ids[at - 4 : at]).split()[-1])
-        stated = [*(weights == 4).tolist(), False]
+        copied = [*(weights == 4).tolist(), False]
         closed |= {
             tokenizer.decode(ids[at]).strip()
             for at in range(len(ids))
-            if stated[at : at + 2] == [True, False]
+            if copied[at : at + 2] == [True, False]
         }
     assert named == {'"', "Action:"}
-    assert closed == {"."}
+    # Facts and JSON; the answer's end is none of them.
+    assert {".", '"}'} <= closed
+    assert "<|im_end|>" not in closed
 
 
 def test_what_another_agent_said_is_not_learnt(trained: Path) -> None:

@@ -70,16 +70,16 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.20,
+    "chat": 0.25,
     "turns": 0.07,
     "documents": 0.12,
     "results": 0.10,
-    "calls": 0.19,
-    "react": 0.20,
-    "handoff": 0.05,
-    "json": 0.03,
-    "repeat": 0.02,
-    "small_talk": 0.02,
+    "calls": 0.17,
+    "react": 0.16,
+    "handoff": 0.06,
+    "json": 0.05,
+    "repeat": 0.01,
+    "small_talk": 0.01,
 }
 KINDS: dict[Kind, float] = {
     "chat": 0.24,

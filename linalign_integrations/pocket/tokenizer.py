@@ -183,33 +183,33 @@ class Encoded(NamedTuple):
         ids: Token ids.
         own: Which of them the assistant writes.
         called: With which of those the name of a tool that is called begins.
-        stated: Which of those belong to facts.
+        copied: Which of those belong to sentences that are copied.
     """
 
     ids: NDArray[np.int16]
     own: NDArray[np.bool_]
     called: NDArray[np.bool_]
-    stated: NDArray[np.bool_]
+    copied: NDArray[np.bool_]
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], facts: Sequence[Sequence[str]]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], sentences: Sequence[Sequence[str]]
 ) -> list[Encoded]:
     """Encode rendered conversations and mark the tokens that the assistant writes.
 
     Args:
         tokenizer: What `train_tokenizer` returns.
         texts: What `render` returns, for each conversation.
-        facts: The sentences that state facts, for each conversation.
+        sentences: Those that are copied, for each conversation.
     """
     start, end = (tokenizer.convert_tokens_to_ids(token) for token in (START, END))
     role = tokenizer("assistant\n", add_special_tokens=False)["input_ids"]
     encodings = tokenizer(list(texts), add_special_tokens=False)
     encoded = []
-    inputs = zip(texts, facts, encodings["input_ids"], strict=True)
-    for at, (text, sentences, batch) in enumerate(inputs):
+    inputs = zip(texts, sentences, encodings["input_ids"], strict=True)
+    for at, (text, known, batch) in enumerate(inputs):
         ids = np.array(batch, dtype=np.int16)
-        own, called, stated = np.zeros((3, len(ids)), dtype=np.bool_)
+        own, called, copied = np.zeros((3, len(ids)), dtype=np.bool_)
         ends = np.flatnonzero(ids == end)
         for begin, stop in zip(np.flatnonzero(ids == start), ends, strict=True):
             first = begin + 1 + len(role)
@@ -217,9 +217,9 @@ def encode(
                 own[first : stop + 1] = True
         for name in CALLED.finditer(text):
             called[encodings.char_to_token(at, name.end())] = True
-        for fact in sentences:
-            for found in re.finditer(re.escape(fact), text):
+        for sentence in known:
+            for found in re.finditer(re.escape(sentence), text):
                 first = encodings.char_to_token(at, found.start())
-                stated[first : encodings.char_to_token(at, found.end() - 1) + 1] = True
-        encoded.append(Encoded(ids, own, own & called, own & stated))
+                copied[first : encodings.char_to_token(at, found.end() - 1) + 1] = True
+        encoded.append(Encoded(ids, own, own & called, own & copied))
     return encoded

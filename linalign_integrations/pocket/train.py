@@ -82,9 +82,9 @@ class Plan(BaseModel):
     called: float = Field(
         10.0, gt=0, description="how much the first token of the name of a called tool counts"
     )
-    # Style is drawn, so that most of what its tokens cost cannot be learnt; facts are copied.
-    stated: float = Field(
-        5.0, gt=0, description="how much each token counts of a sentence that states a fact"
+    # Style is drawn, so that most of what its tokens cost cannot be learnt.
+    copied: float = Field(
+        5.0, gt=0, description="how much each token counts of facts, JSON and repetitions"
     )
     words: int = Field(20_000, ge=1, description="scenes from which the tokenizer is learnt")
     chunk: int = Field(
@@ -211,11 +211,12 @@ class Packer:
             drawn = list(scenes(seed, self.plan.chunk, lesson=self.lesson))
             self.chunk += 1
             texts = [written(scene) for scene in drawn]
-            encoded = encode(self.tokenizer, texts, [scene.facts for scene in drawn])
-            for scene, (ids, own, called, stated) in zip(drawn, encoded, strict=True):
+            sentences = [[*scene.facts, *filter(None, [scene.gold])] for scene in drawn]
+            encoded = encode(self.tokenizer, texts, sentences)
+            for scene, (ids, own, called, copied) in zip(drawn, encoded, strict=True):
                 begins = np.flatnonzero(np.diff(own, prepend=False) & own)
                 weights = own.astype(np.float32)
-                weights[stated] = self.plan.stated
+                weights[copied] = self.plan.copied
                 weights[called] = self.plan.called
                 weights[begins] = self.plan.first
                 if scene.given:
