@@ -121,6 +121,13 @@ def _unusable() -> GenerationFailed:
     )
 
 
+def _nothing_allowed() -> GenerationFailed:
+    return GenerationFailed(
+        "the model gives no probability to any token that the grammar allows: "
+        "loosen the grammar, or take another model"
+    )
+
+
 def _kind(request: Request) -> tuple[bool, int, bool]:
     """Requests of one kind are computed in the same tensors.
 
@@ -139,11 +146,11 @@ def _draw_alike(
 ) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
     masks = [
-        _mask(request, _rows_of(request, logits, row))
+        _mask(request, logits[row : row + len(request.plan.token_ids)])
         for request, row in zip(requests, rows, strict=True)
     ]
     guided: AlignedStep | None = None
-    apart: dict[int, Choice] = {}
+    apart: dict[int, Choice | LinAlignError] = {}
     if _kind(requests[0]) == _FREE:
         drawn = _draw_from_all(_own(logits, rows, masks), requests)
     else:
@@ -165,12 +172,15 @@ def _within_grammars(
     requests: list[Request],
     rows: list[int],
     masks: Sequence[Tensor | LinAlignError | None],
-) -> tuple[AlignedStep, dict[int, Choice]]:
-    """What grammars leave of an aligned step; where they leave nothing, what is drawn instead."""
+) -> tuple[AlignedStep, dict[int, Choice | LinAlignError]]:
+    """What grammars leave of an aligned step; where they leave nothing, what is drawn instead.
+
+    That is an error where the model gives no probability to what is allowed.
+    """
     narrowed = step
     if any(mask is not None for mask in masks):
         narrowed = replace(step, log_probs=step.log_probs.clone())
-    apart: dict[int, Choice] = {}
+    apart: dict[int, Choice | LinAlignError] = {}
     for place, mask in enumerate(masks):
         if not isinstance(mask, Tensor):
             continue
@@ -180,8 +190,11 @@ def _within_grammars(
             narrowed.log_probs[place] = kept.log_softmax(-1)
         else:
             # Nothing plausible is allowed: what is allowed decides.
-            branches = _rows_of(requests[place], logits, rows[place])
+            branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
             only = branches.masked_fill(~mask, -torch.inf)
+            if not bool(only.amax(-1).isfinite().all()):
+                apart[place] = _nothing_allowed()
+                continue
             alone = _aligned(only, [requests[place]], [0], [None])
             own = _draw(_cut(alone, [requests[place]]), [requests[place]])
             (apart[place],) = _with_seen(own, alone, only, [requests[place]], [0], [mask])
@@ -240,15 +253,10 @@ def _likeliest(
     return ids, scaled.gather(-1, ids).double() - total
 
 
-def _rows_of(request: Request, logits: Tensor, first: int) -> Tensor:
-    """``[branches, vocab]`` the logits of one request, which begin at a row."""
-    return logits[first : first + len(request.plan.token_ids)]
-
-
 def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
     """``[vocab]`` whether the request's grammar allows each token; None where it has none.
 
-    The logits are those of the request: what is allowed must have some probability in each row.
+    The logits are those of the request.
     """
     if request.constraint is None:
         return None
@@ -266,11 +274,9 @@ def _mask(request: Request, logits: Tensor) -> Tensor | LinAlignError | None:
         )
     if not bool(mask.any()):
         return GenerationFailed("the grammar allows no token at all: make it satisfiable")
-    if not bool(((logits > -torch.inf) & mask).any(-1).all()):
-        return GenerationFailed(
-            "the model gives no probability to any token that the grammar allows: "
-            "loosen the grammar, or take another model"
-        )
+    # With principles what is plausible has some probability, and nothing else is looked at here.
+    if not request.plan.guided and not bool(logits.where(mask, -torch.inf).amax().isfinite()):
+        return _nothing_allowed()
     return mask
 
 

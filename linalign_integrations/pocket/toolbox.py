@@ -130,12 +130,12 @@ USES = (
     "Use {tool}{clauses}.", "Call {tool}{clauses}.", "Use the tool {tool}{clauses}.",
     "What does {tool} give{clauses}?", "Run {tool}{clauses}, please.",
 )  # fmt: skip
-# How often a question names a tool, and the share of USES in such questions.
-NAMED, _BY_USE = 0.22, 12 / 22
 WRITTEN = (
     "What is the value of {tool}({values})?", "What is {tool}({values})? Use the tool.",
     "Call {tool}({values}).", "Run {tool}({values}) for me.",
 )  # fmt: skip
+# How often a question names a tool, and how many of such questions are USES, not WRITTEN.
+NAMED, _BY_USE = 0.22, 12 / 22
 
 
 @dataclass(frozen=True)
