@@ -1,4 +1,9 @@
-"""Every error a caller can catch. Each says what was wrong and what to do about it."""
+"""Every error a caller can catch. Each says what was wrong and what to do about it.
+
+Only a wrong argument is a ``ValueError``. LlamaIndex's query engines take a ``ValueError`` of a
+model for an answer that cannot be read, and go on without it: what may come up while a question is
+answered must be none, or nobody would hear of it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ class InvalidGrammar(LinAlignError, ValueError):
     """A grammar, regex or JSON schema cannot be read, enforced, or satisfied by any text."""
 
 
-class InvalidMessages(LinAlignError, ValueError):
+class InvalidMessages(LinAlignError, RuntimeError):
     """A conversation is empty, malformed, or cannot be rendered by the model's chat template."""
 
 
@@ -38,7 +43,7 @@ class InvalidTools(LinAlignError, ValueError):
     """Tools are malformed or bear the same name, or the tool to be called is none of them."""
 
 
-class PromptTooLong(LinAlignError, ValueError):
+class PromptTooLong(LinAlignError, RuntimeError):
     """A prompt leaves no room for an answer in the model's context.
 
     Attributes:
@@ -56,7 +61,7 @@ class ModelNotFound(LinAlignError, LookupError):
     """No model was named, or the name is neither a folder nor a reachable Hugging Face model."""
 
 
-class UnsupportedModel(LinAlignError, ValueError):
+class UnsupportedModel(LinAlignError, RuntimeError):
     """The model exists but cannot be used: not a causal decoder, or no safetensors weights."""
 
 
@@ -88,7 +93,7 @@ class QueueFull(LinAlignError, RuntimeError):
         self.waiting = waiting
 
 
-class RequestTooLarge(LinAlignError, ValueError):
+class RequestTooLarge(LinAlignError, RuntimeError):
     """A request needs more rows or memory than the engine has, even if it ran alone."""
 
 
@@ -100,7 +105,7 @@ class ProfileStoreFailed(LinAlignError, RuntimeError):
     """The profile store cannot be opened, read or written."""
 
 
-class ProfileUnreadable(LinAlignError, ValueError):
+class ProfileUnreadable(LinAlignError, RuntimeError):
     """A stored profile exists but cannot be read as preferences; it is kept as it is."""
 
 

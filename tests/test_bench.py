@@ -163,6 +163,7 @@ def test_a_model_in_a_folder_is_measured_in_the_faster_dtype(folder: Path, tmp_p
         (("--only", "speed"), "knows no 'speed': choose from memory,"),
         (("--json", "no/such/file.json"), "no folder to write"),
         (("--json", "."), "is a folder: name a file"),
+        (("--json", "/proc/figures.json"), "cannot be written"),
         (("--plots", "no/such/folder"), "no folder to write"),
         (("--plots", __file__), "is a file: name a folder"),
         (("--plots", "plots", "--only", "memory,gap"), "nothing to plot"),

@@ -89,6 +89,12 @@ def test_markup_in_what_a_user_types_is_plain_text(session: Session) -> None:
 def test_branches_shows_what_the_model_sees(session: Session) -> None:
     session.handle("/branches")
     assert "<|im_start|>system\nBe brief.<|im_end|>" in output(session)
+    session.handle("Hello there")
+    output(session)
+    session.handle("/branches")
+    shown = output(session)
+    assert shown.count("Hello there<|im_end|>") == 2, "in both branches"
+    assert session.messages[-1]["content"] not in shown, "it was not in its own prompt"
 
 
 def test_answers_are_explained_from_when_that_is_asked_for(session: Session) -> None:

@@ -1168,6 +1168,23 @@ async def test_a_full_queue_says_how_long_it_is_and_takes_requests_again_when_it
     await until_later(lambda: not left_behind(engine))
 
 
+async def test_requests_that_come_at_once_do_not_wait_while_there_are_rows() -> None:
+    watched = Watched()
+    engine = watched.engine(max_rows=4, max_waiting=1)
+    with watched.held():
+        tasks = [asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling))]
+        await until_later(lambda: watched.stands)
+        tasks += [
+            asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling)) for _ in range(3)
+        ]
+        await until_later(lambda: waiting(engine) == 3)
+        with pytest.raises(QueueFull):
+            await engine.agenerate("Hi")
+    results = await asyncio.gather(*tasks)
+    assert len({result.token_ids for result in results}) == 1
+    await until_later(lambda: not left_behind(engine))
+
+
 async def test_whoever_fills_the_queue_alone_shuts_nobody_out() -> None:
     watched = Watched()
     engine = watched.engine(max_rows=1, max_waiting=3)

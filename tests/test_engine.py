@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import shutil
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -493,6 +495,36 @@ def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
     for ask in (engine().generate, engine().stream, engine().astream):
         with pytest.raises(InvalidArgument, match="timeout= is a number of seconds above 0"):
             ask("Hi", timeout=timeout)
+
+
+def test_a_time_longer_than_a_thread_can_wait_is_as_good_as_none() -> None:
+    assert engine().generate("Hi", sampling=sampling(), timeout=1e12).token_ids
+
+
+def test_who_asks_has_a_name() -> None:
+    with pytest.raises(InvalidArgument, match="user= is the name of whoever asks"):
+        engine().generate("Hi", user=["ann"])
+
+
+def test_limits_are_numbers() -> None:
+    with pytest.raises(InvalidArgument, match="max_rows is a number of at least 1, not '8'"):
+        Engine(model(), tokenizer(), model_id="tiny", max_rows="8")
+
+
+def test_a_folder_is_the_same_however_its_path_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert Engine.load(f"~/{folder.name}", dtype="float32") is Engine.load(folder, dtype="float32")
+
+
+def test_a_closed_engine_stays_in_no_memory(folder: Path) -> None:
+    closed = Engine.load(folder, dtype="float64", revision="of-its-own")
+    gone = weakref.ref(closed)
+    closed.close()
+    del closed
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_model_that_gives_nan_fails_with_a_clear_error_and_the_next_request_works() -> None:

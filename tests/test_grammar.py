@@ -554,6 +554,12 @@ def test_a_grammar_that_goes_beyond_the_limits_fails_its_request_alone() -> None
     assert compiler("pocket").start(grammar).mask().any()
 
 
+def test_no_ending_is_looked_for_that_would_hold_up_all_others() -> None:
+    far, near = (compiler("pocket").start(Grammar.regex(f"a{{{n}}}b")) for n in (9000, 90))
+    assert far.shortest_ending(20_000) is None
+    assert near.shortest_ending(20_000)
+
+
 def test_a_text_that_no_token_continues_fails() -> None:
     alphabet = [mark for mark in sorted(pre_tokenizers.ByteLevel.alphabet()) if mark != "b"]
     core = Tokenizer(models.BPE({mark: place for place, mark in enumerate(alphabet)}, []))

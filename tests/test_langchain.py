@@ -1427,3 +1427,45 @@ def test_a_tool_s_result_without_its_call_is_refused(chat: ChatLinAlign) -> None
     with pytest.raises(InvalidMessages) as caught:
         chat.invoke([HumanMessage("Hi"), ToolMessage("sunny", tool_call_id="1")])
     assert isinstance(caught.value, ModelInvalidRequestError)
+
+
+def test_a_constraint_is_good_for_one_answer_only(make: Callable) -> None:
+    class Free:
+        may_end, forced = True, staticmethod(tuple)
+
+        def mask(self) -> None: ...
+
+        def advance(self, token: int) -> None: ...
+
+    asked = ["Hi", "Ho"] if make().__class__ is LinAlignLLM else [[HumanMessage("Hi")]]
+    several = {} if len(asked) == 2 else {"n": 2}
+    with pytest.raises(ModelInvalidRequestError, match="Free, which is good for one answer"):
+        make().generate(asked, grammar=Free(), **several)
+    with pytest.raises(ModelInvalidRequestError, match="Free, which is good for one answer"):
+        asyncio.run(make().agenerate(asked, grammar=Free(), **several))
+
+
+def test_no_prompts_have_no_answers(make: Callable) -> None:
+    assert make().generate([]).generations == []
+    assert asyncio.run(make().agenerate([])).generations == []
+
+
+def test_errors_of_every_way_in_are_langchain_s_too(make: Callable) -> None:
+    model = make()
+    with pytest.raises(ModelInvalidRequestError):
+        model.invoke("Hi", tools=[{"name": 3}])
+    picture = [HumanMessage([{"type": "image", "url": "https://example.com/a.png"}])]
+    if isinstance(model, ChatLinAlign):
+        with pytest.raises(ModelInvalidRequestError, match="image"):
+            model.get_num_tokens_from_messages(picture)
+
+
+def test_a_result_may_be_a_list_of_texts() -> None:
+    block = {
+        "type": "tool_result",
+        "tool_use_id": "a",
+        "content": ["r", {"type": "text", "text": "s"}],
+    }
+    assert as_dicts([HumanMessage([block])])[0]["content"] == "rs"
+    with pytest.raises(InvalidMessages, match="cannot read 3 blocks"):
+        as_dicts([HumanMessage([{**block, "content": [3]}])])

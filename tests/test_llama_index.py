@@ -11,6 +11,7 @@ import json
 import pathlib
 import pickle
 import shutil
+import sqlite3
 import threading
 import uuid
 import warnings
@@ -91,6 +92,8 @@ from linalign_integrations.errors import (
     InvalidPreferences,
     InvalidTools,
     ProfileNotFound,
+    ProfileUnreadable,
+    PromptTooLong,
 )
 from linalign_integrations.llama_index import LinAlign, answers_only, unaligned
 
@@ -344,6 +347,27 @@ def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
         make().chat([ChatMessage(role="user", blocks=[ImageBlock(image=b"x")])])
     with pytest.raises(InvalidMessages, match="no messages"):
         make().chat([])
+
+
+@pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
+def test_no_synthesizer_hides_what_keeps_a_user_from_an_answer(
+    mode: str, make: Callable, tmp_path: Path
+) -> None:
+    # LlamaIndex's refine drops a passage, or says "Empty Response", where a model has a ValueError.
+    file = tmp_path / "profiles.db"
+    profiles = open_profiles(f"sqlite:///{file}", cache_seconds=0)
+    profiles.put("ann", "Be brief.")
+    profiles.put("bob", ["x " * 4900])
+    with contextlib.closing(sqlite3.connect(file)) as store, store:
+        store.execute("UPDATE store SET value = '{\"format\": 9}' WHERE key = 'ann'")
+    index = SummaryIndex.from_documents([Document(text="The bakery opens at 7:30.")])
+    llm = make(profiles=profiles)
+    for user, error in (("ann", ProfileUnreadable), ("bob", PromptTooLong)):
+        engine = index.as_query_engine(llm=llm.for_user(user), response_mode=mode)
+        with pytest.raises(error):
+            engine.query("When?")
+        with pytest.raises(error):
+            asyncio.run(engine.aquery("When?"))
 
 
 # Tools
@@ -679,6 +703,9 @@ def test_where_there_has_to_be_a_call_its_absence_is_an_error(make: Callable) ->
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
     with pytest.raises(ValueError, match="at least one tool call"):
         llm.get_tool_calls_from_response(response)
+    cut = llm.chat_with_tools(TOOLS, "Hi", tool_required=True, max_tokens=2)
+    with pytest.raises(ValueError, match="max_tokens cut the answer off"):
+        llm.get_tool_calls_from_response(cut)
 
 
 def test_tool_streams_keep_the_preferences_of_the_moment_they_were_asked_for(

@@ -469,3 +469,10 @@ def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ProfileStoreFailed, match="cannot be opened") as caught:
         open_profiles(f"sqlite:///{tmp_path}/no/such/folder/p.db")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
+@pytest.mark.parametrize("kind", [Principle, Preferences])
+def test_no_name_of_a_field_is_worse_than_unknown(kind: type[Principle | Preferences]) -> None:
+    # What is read from a file may have any names.
+    with pytest.raises(InvalidPreferences, match="self: there is no such field"):
+        kind(self=1)

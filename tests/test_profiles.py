@@ -227,7 +227,10 @@ def test_update_changes_fields_or_calls_a_function(profiles: Profiles) -> None:
     profiles.update("ann", lambda now: [*now.principles, "B."])
     profiles.update("ann", kl_budget=None)
     found = profiles.get("ann")
-    assert found == Preferences(principles=["A.", "B."], ratio=2.0, kl_budget=None)
+    assert found == Preferences(principles=["A.", "B."], ratio=3.0, kl_budget=None)
+    profiles.update("ann", lambda now: Preferences(principles=now.principles, kl_budget=0.5))
+    assert profiles.get("ann") == Preferences(principles=["A.", "B."], kl_budget=0.5)
+    profiles.update("ann", lambda _: found)
     with pytest.raises(InvalidPreferences, match="ratio"):
         profiles.update("ann", ratio=-1)
     assert profiles.get("ann") == found
@@ -1114,6 +1117,9 @@ def test_a_url_of_no_known_store_is_refused_without_its_password(url: str) -> No
         "redis://:hush@localhost:port",
         "redis://:hush@localhost/name",
         "sqlite:///a\0b",
+        "postgresql://127.0.0.1:1/db?user=ann&password=me@hush&connect_timeout=1",
+        "postgresql://ann:me@hush@127.0.0.1:1/db",
+        "redis://127.0.0.1:1?password=me@hush",
     ],
 )
 @pytest.mark.enable_socket
@@ -1466,6 +1472,36 @@ def test_what_was_edited_is_never_lost(
         editor(script)
         with pytest.raises(InvalidArgument, match="cannot be read"):
             linalign("edit", "ann")
+
+
+def test_the_end_of_the_input_loses_nothing_that_was_edited(
+    linalign: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    linalign("set", "ann", "-p", "Be brief.")
+    monkeypatch.setenv("EDITOR", "sed -i s/weight/height/")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert "is kept in" in linalign("edit", "ann", told="")
+    [kept] = tmp_path.glob("linalign-*.json")
+    assert "height" in kept.read_text(encoding="utf-8")
+
+
+def test_null_in_the_editor_empties_no_profile(
+    linalign: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linalign("set", "ann", "-p", "Be brief.")
+    monkeypatch.setenv("EDITOR", "sh -c 'echo null > $0'")
+    assert "say {} to have none" in linalign("edit", "ann", told="n\n")
+    assert "Be brief." in linalign("show", "ann")
+
+
+def test_the_command_cuts_off_no_history(linalign: Callable[..., str], tmp_path: Path) -> None:
+    linalign("set", "ann", "-p", "Be brief.")
+    profiles = open_profiles(f"sqlite:///{tmp_path}/cli.db", keep=100)
+    for number in range(30):
+        profiles.update("ann", ratio=float(number))
+    linalign("set", "ann", "--ratio", "1")
+    assert len(profiles.history("ann")) == 32
 
 
 def test_a_user_s_name_writes_nothing_but_text(linalign: Callable[..., str]) -> None:

@@ -28,6 +28,7 @@ from linalign_integrations.errors import (
 )
 from linalign_integrations.pocket import measure
 from linalign_integrations.prompts import PromptFormat, Tools, read_tools
+from linalign_integrations.prompts.schemas import find_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -914,3 +915,38 @@ def test_at_any_heat_the_embedded_model_s_calls_stay_well_formed() -> None:
         assert all(map(fits, got.tool_calls))
         called += bool(got.tool_calls)
     assert called
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def test_what_is_nested_too_deeply_for_a_prompt_is_refused() -> None:
+    deep, fine = (tool("dig", **nested(depth)["properties"]) for depth in (300, 20))
+    with pytest.raises(InvalidTools, match="'dig': its parameters are nested too deeply"):
+        engine().generate("Hi", tools=[deep])
+    assert engine().branches("Hi", tools=[fine])
+    call = {"type": "function", "function": {"name": "dig", "arguments": nested(300)}}
+    told = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(InvalidMessages, match="arguments of the call to 'dig' are nested too"):
+        engine().generate(told)
+
+
+@pytest.mark.parametrize("required", [True, False, 5, None])
+def test_required_of_an_earlier_draft_is_no_reason_to_refuse_a_tool(required: object) -> None:
+    old = {"name": "old", "parameters": nested(1)}
+    old["parameters"]["properties"]["a"]["required"] = required
+    asked = [{"type": "function", "function": old}]
+    answer = engine().generate("Hi", tools=asked, tool_choice="required")
+    assert answer.tool_calls or answer.invalid_tool_calls or answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": 5}, {"properties": ["a"]}, {"anyOf": 5}, {"pattern": 5}, {"required": True}]
+)
+def test_a_schema_that_cannot_be_read_is_said_to_be_one(part: dict[str, Any]) -> None:
+    faults = [find_fault(value, {"properties": {"a": part}}) for value in ({"a": {}}, {"a": "x"})]
+    assert any(fault and fault.startswith("its schema cannot be read") for fault in faults)

@@ -150,7 +150,8 @@ class Session:
         self.console.print(table(question, [(label, answers)], ratio=self.preferences.ratio))
 
     def _branches(self, _: str) -> None:
-        messages = self.messages or [{"role": "user", "content": "…"}]
+        # Up to the last question, as the model has seen it.
+        messages = self.messages[:-1] or [{"role": "user", "content": "…"}]
         for branch in self.engine.branches(messages, preferences=self.preferences):
             self.console.print(f"{branch.name} ({len(branch.token_ids)} tokens)", style="bold")
             self.console.print(branch.text, markup=False, highlight=False)

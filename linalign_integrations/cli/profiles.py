@@ -69,7 +69,8 @@ def _open(store: str, tenant: str) -> Profiles:
         raise InvalidArgument(
             "which store? say --store sqlite:///profiles.db, or set LINALIGN_PROFILES"
         )
-    return open_profiles(store, tenant=tenant, cache_seconds=0)
+    # However many versions the application keeps, none is cut off here.
+    return open_profiles(store, tenant=tenant, cache_seconds=0, keep=sys.maxsize)
 
 
 @app.command("list")
@@ -204,7 +205,9 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
             Console().print("nothing changed")
             return
         try:
-            new = as_preferences(json.loads(said_now)) or Preferences()
+            new = as_preferences(json.loads(said_now))
+            if new is None:
+                raise InvalidPreferences("null is no preferences: say {} to have none")  # noqa: TRY301
             _print(user, profiles.put(user, new, expected_version=expected))
         except (ValueError, TypeError, InvalidPreferences) as error:
             _again(f"this cannot be stored: {error}", "Edit it again?", text, error)
@@ -389,8 +392,9 @@ def _edited(text: str) -> str:
 def _again(why: str, question: str, text: str, error: Exception) -> None:
     """Asks whether to go on; if not, keeps what was written and ends."""
     _stderr().print(Text(why, style="red"))
-    if typer.confirm(question, default=True):
-        return
+    with suppress(typer.Abort):  # as after an end of input: what was written is not lost
+        if typer.confirm(question, default=True):
+            return
     handle, name = tempfile.mkstemp(prefix="linalign-", suffix=".json")
     with os.fdopen(handle, "w", encoding="utf-8") as kept:
         kept.write(text)

@@ -23,7 +23,7 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
     """Refuses what would fail at the end, before minutes of measuring.
 
     Raises:
-        InvalidArgument: a file names a folder, or has none to be written into.
+        InvalidArgument: a file names a folder, has none to be written into, or may not be written.
         MissingExtra: a plot is asked for and cannot be drawn.
     """
     for file in filter(None, (json_file, plot_file)):
@@ -31,6 +31,13 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
             raise InvalidArgument(f"there is no folder to write {file!r} into")
         if Path(file).is_dir():
             raise InvalidArgument(f"{file!r} is a folder: name a file in it")
+        is_new = not Path(file).exists()
+        try:
+            Path(file).open("a").close()
+        except OSError as error:
+            raise InvalidArgument(f"{file!r} cannot be written: {error.strerror}") from error
+        if is_new:
+            Path(file).unlink()
     if plot_file:
         require_plots()
 

@@ -152,8 +152,8 @@ class Engine:
         }
         for name, value in self._limits.items():
             least = 0 if name == "reuse_bytes" else 1
-            if value < least:
-                raise InvalidArgument(f"{name} must be at least {least}, not {value}")
+            if not isinstance(value, int) or value < least:
+                raise InvalidArgument(f"{name} is a number of at least {least}, not {value!r}")
         new_rows, position_bytes = _rows_for(model, model_id, self.context_length, max_bytes)
         self._model: PreTrainedModel | None = model
         self._scheduler = Scheduler(
@@ -198,7 +198,8 @@ class Engine:
         name = model_name(model)
         where = pick_device(device)
         kind = pick_dtype(dtype, where)
-        key = (str(Path(name).resolve()) if Path(name).is_dir() else name, revision, kind, where)
+        folder = Path(name).expanduser()
+        key = (str(folder.resolve()) if folder.is_dir() else name, revision, kind, where)
         engine = _engines.get(key)
         if engine is not None and not engine.closed:
             # Without waiting for another model that is being loaded.
@@ -237,6 +238,9 @@ class Engine:
 
     def close(self) -> None:
         """Gives the model's memory back. Running and later requests raise ``EngineClosed``."""
+        for key, engine in list(_engines.items()):
+            if engine is self:
+                _engines.pop(key, None)
         self._scheduler.close()
         self._model = None
 
@@ -430,6 +434,8 @@ class Engine:
                 "grammar= takes a Grammar, such as Grammar.json_schema(...), or a Constraint, not "
                 f"{type(grammar).__name__}"
             )
+        if not isinstance(user, str | None):
+            raise InvalidArgument(f"user= is the name of whoever asks, not {user!r:.80}")
         return _Asked(
             normalise_messages(messages),
             *_values(preferences, sampling),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
@@ -45,7 +46,10 @@ class _Waiting:
 
     def _left(self) -> float | None:
         """Seconds until the deadline; None where there is none."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        if self._deadline is None:
+            return None
+        # A thread cannot wait longer, which is some centuries.
+        return min(max(0.0, self._deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _late(self) -> GenerationTimeout:
         return GenerationTimeout(

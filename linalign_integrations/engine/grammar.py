@@ -59,11 +59,12 @@ _JSON: Any = {
 _KEPT = 32
 _LONGEST_REASON = 200
 _IMPASSE = "no token of this model can continue the text as its grammar wants"
-# Where a terminal swallows what should follow it, as in / +/ " x", forcing would never end.
 # What may stand between reasoning and what follows it.
 _AFTER_BREAK = {"lark_grammar": "start: BREAK? @text\nBREAK: /\\n{1,2}/"}
-# Endings that take more tokens than this are not looked for.
+# Endings that take more tokens than this are not looked for: when a grammar is compiled, and while
+# an answer is written, when all others wait for it.
 _LONGEST_ENDING = 256
+_LONGEST_ENDING_NOW = 1024
 # What brings JSON to its end soonest, the most wanted first: as much as can be closed at once, then
 # the shortest values, then what fills numbers and strings that cannot end yet, then openings.
 _CLOSE_STRING = ('"}]', '"}}', '"]}', '"}', '"]', '"')
@@ -71,6 +72,7 @@ _CLOSE = ("}]", "]}", "}}", "]]", "}", "]", "[]", "{}", "null", "true", "false",
 # The comma fills first: a number that is being written could go on for ever.
 _FILL = tuple(",01a@.:/-x23456789bc")
 _OPEN = tuple('"ntf[{')
+# Where a terminal swallows what should follow it, as in / +/ " x", forcing would never end.
 _UNFORCED = '\n%llguidance {"no_forcing": true}'
 
 
@@ -456,9 +458,11 @@ def check_schema(schema: object) -> None:
             "itself: leave them out"
         )
     for part in parts(schema):
-        least, required = part.get("minProperties", 0), part.get("required", ())
+        least, required = part.get("minProperties", 0), part.get("required")
+        # Earlier drafts say true or false there, of the property that it stands in.
+        named = len(required) if isinstance(required, list | tuple) else 0
         # llguidance counts a key that is written twice as two.
-        if isinstance(least, int) and least > max(1, len(required)):
+        if isinstance(least, int) and least > max(1, named):
             raise InvalidGrammar(
                 f"the JSON schema cannot be enforced: minProperties {least} is more than the "
                 "properties that are required; name more in required, or leave it out"
@@ -570,13 +574,15 @@ class Matching:
         """Tokens that bring the text to an end soon; None where none are found within ``most``.
 
         The way is looked for step by step, without going back: what is found ends the text, but
-        there may be a shorter ending, or one where none is found.
+        there may be a shorter ending, or one where none is found. None is found that would take
+        more than a thousand tokens.
         """
         if self._complete():
             return ()
         walk = self.copy()
         found: list[int] = []
         uses: Counter[int] = Counter()
+        most = min(most, _LONGEST_ENDING_NOW)
         try:
             while not walk.may_end:
                 step = walk.forced() or (walk._towards_end(uses),)

@@ -126,7 +126,7 @@ class Scheduler:
             if self._closed:
                 raise _closed()
             waiting = self._count_waiting()
-            if waiting >= self._max_waiting:
+            if waiting >= self._max_waiting and not self._has_rows_for(request):
                 full = _full(waiting)
                 if (crowded := self._longest_line(request.user)) is None:
                     raise full
@@ -192,6 +192,11 @@ class Scheduler:
             else:
                 del self._lines[user]
         return sum(map(len, self._lines.values()))
+
+    def _has_rows_for(self, request: Request) -> bool:
+        """Whether all that wait, and one more, may begin at the next step."""
+        waiting = sum(one.rows for line in self._lines.values() for one in line)
+        return len(self._rows.lengths) + waiting + request.rows <= self._max_rows
 
     def _longest_line(self, user: str | None) -> deque[Request] | None:
         """The longest line, if the user's would still be shorter with one more."""

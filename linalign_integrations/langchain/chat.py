@@ -29,6 +29,7 @@ from linalign_integrations.langchain.scope import (
     asettle,
     by_value,
     in_crowds,
+    require_reusable,
     settle,
     settled_first,
 )
@@ -301,12 +302,13 @@ class ChatLinAlign(Bindable, Adapter, BaseChatModel):  # type: ignore[misc]
         Messages that make no conversation by themselves, such as a tool's result without its call,
         are counted by their texts.
         """
-        engine, told = self._engine(), as_dicts(messages)
-        schemas = None if tools is None else as_schemas(tools)
-        try:
-            return len(engine.branches(told, tools=schemas)[0].token_ids)
-        except InvalidMessages:
-            return sum(len(engine.tokenize(message["content"])) for message in told)
+        with langchain_errors():
+            engine, told = self._engine(), as_dicts(messages)
+            schemas = None if tools is None else as_schemas(tools)
+            try:
+                return len(engine.branches(told, tools=schemas)[0].token_ids)
+            except InvalidMessages:
+                return sum(len(engine.tokenize(message["content"])) for message in told)
 
     def _ask(
         self, messages: list[BaseMessage], stop: list[str] | None, call: dict[str, Any]
@@ -467,6 +469,7 @@ class _Asked:
 
     def begin(self, way: Literal["stream", "astream"]) -> list[Any]:
         """The answers to come, each with a seed of its own."""
+        require_reusable(self.request.get("grammar"), self.count)
         ask, sampling = getattr(self.engine, way), self.request["sampling"]
         begun = []
         for number in range(self.count):

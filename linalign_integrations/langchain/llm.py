@@ -25,6 +25,7 @@ from linalign_integrations.langchain.scope import (
     by_value,
     in_crowds,
     named_user,
+    require_reusable,
     settled_first,
     take_preferences,
 )
@@ -88,12 +89,13 @@ class LinAlignLLM(Adapter, BaseLLM):
         said = {name: call.pop(name, None) for name in _CALL_FIELDS}
         said["model"] = said["model"] or None
         refused = sorted(name for name in _TOOLS if call.get(name))
-        if refused:
-            raise InvalidArgument(
-                f"LinAlignLLM writes text and calls no tools, so that {', '.join(refused)} would "
-                "be in vain: use ChatLinAlign"
-            )
-        copy = self._copy(**{name: value for name, value in said.items() if value is not None})
+        with langchain_errors():
+            if refused:
+                raise InvalidArgument(
+                    f"LinAlignLLM writes text and calls no tools, so that {', '.join(refused)} "
+                    "would be in vain: use ChatLinAlign"
+                )
+            copy = self._copy(**{name: value for name, value in said.items() if value is not None})
         copy._settled = preferences
         copy._user = named_user(config)
         copy._call = _key(call)
@@ -221,7 +223,8 @@ class LinAlignLLM(Adapter, BaseLLM):
             engine, request = self._asked(kwargs, stop)
             if len(prompts) == 1:
                 return _llm_result(engine, [engine.generate(prompts[0], **request)])
-            with ContextThreadPoolExecutor(min(len(prompts), CROWD)) as threads:
+            require_reusable(request.get("grammar"), len(prompts))
+            with ContextThreadPoolExecutor(min(len(prompts), CROWD) or 1) as threads:
                 answers = threads.map(lambda prompt: engine.generate(prompt, **request), prompts)
                 return _llm_result(engine, list(answers))
 
@@ -234,6 +237,7 @@ class LinAlignLLM(Adapter, BaseLLM):
     ) -> LLMResult:
         with langchain_errors():
             engine, request = await asyncio.to_thread(self._asked, kwargs, stop)
+            require_reusable(request.get("grammar"), len(prompts))
             room = asyncio.Semaphore(CROWD)
 
             async def answer(prompt: str) -> Result:
@@ -320,6 +324,8 @@ def _chunk(engine: Engine, piece: Piece) -> GenerationChunk:
 
 
 def _llm_result(engine: Engine, results: Sequence[Result]) -> LLMResult:
+    if not results:
+        return LLMResult(generations=[])
     counts = [_tokens(result.usage) for result in results]
     return LLMResult(
         generations=[

@@ -140,10 +140,15 @@ def _thought(block: Mapping[str, Any]) -> str:
 def _text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
+    texts = []
     for block in content:
-        if block.get("type") not in _TEXTS:
-            raise _unreadable(block.get("type"))
-    return "".join(block.get("text") or "" for block in content)
+        if isinstance(block, str):
+            texts.append(block)
+        elif isinstance(block, Mapping) and block.get("type") in _TEXTS:
+            texts.append(block.get("text") or "")
+        else:
+            raise _unreadable(block.get("type") if isinstance(block, Mapping) else block)
+    return "".join(texts)
 
 
 def _unreadable(kind: object) -> InvalidMessages:

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from langchain_core.runnables.config import ensure_config, get_config_list
 
+from linalign_integrations.errors import InvalidArgument
 from linalign_integrations.langchain.errors import langchain_errors
 from linalign_integrations.preferences import scope
 
@@ -59,6 +60,21 @@ def _carriers(config: RunnableConfig | None) -> tuple[dict[str, Any], object]:
     """Where preferences and users are said: the configuration's values, and LangGraph's context."""
     configurable = ensure_config(config).get("configurable", {})
     return configurable, getattr(configurable.get("__pregel_runtime"), "context", None)
+
+
+def require_reusable(grammar: object, answers: int) -> None:
+    """Refuses a constraint for several answers: it goes along with the text of one.
+
+    Raises:
+        InvalidArgument: it is one, and there are several.
+    """
+    from linalign_integrations.engine import Grammar
+
+    if answers > 1 and not isinstance(grammar, Grammar | None):
+        raise InvalidArgument(
+            f"grammar= is a {type(grammar).__name__}, which is good for one answer, not for "
+            f"{answers}: give a Grammar, or ask one by one"
+        )
 
 
 def settle(adapter: Adapter, config: RunnableConfig | None, call: dict[str, Any]) -> None:

@@ -272,6 +272,12 @@ def selections(response: ChatResponse, *, required: bool) -> list[ToolSelection]
             f"{one['reason']} ({one['text']!r:.200})"
         )
     if not calls and required:
+        raw = response.raw
+        if isinstance(raw, Mapping) and raw.get("finish_reason") == "length":
+            raise ValueError(
+                "Expected at least one tool call, but max_tokens cut the answer off before there "
+                f"was one: allow more ({message.content or ''!r:.200})"
+            )
         raise ValueError(
             "Expected at least one tool call, but got 0 tool calls: ask with tool_required=True, "
             f"or answer with the text ({message.content or ''!r:.200})"

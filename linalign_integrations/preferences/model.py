@@ -58,7 +58,7 @@ class _Value(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -105,7 +105,7 @@ class Principle(_Value):
         examples=[1.0, 2.0, -1.0],
     )
 
-    def __init__(self, text: str = "", weight: float = 1.0, **unknown: Any) -> None:
+    def __init__(self, /, text: str = "", weight: float = 1.0, **unknown: Any) -> None:
         super().__init__(text=text, weight=weight, **unknown)
 
 
@@ -197,7 +197,7 @@ class Preferences(_Value):
         description="Whether hidden reasoning is aligned as well as the answer.",
     )
 
-    def __init__(self, *unnamed: Never, **fields: Any) -> None:
+    def __init__(self, /, *unnamed: Never, **fields: Any) -> None:
         if unnamed:
             raise InvalidPreferences(
                 f"fields have names here: Preferences(principles=[{unnamed[0]!r:.80}])"

@@ -194,9 +194,9 @@ class Profiles:
 
         Args:
             user_id: the user; one without a profile starts from ``Preferences()``.
-            change: makes new preferences of the present ones; called again after a conflict. After
-                ten conflicts it is called while nobody else can write, so that it must not write
-                to the store itself.
+            change: makes new preferences of the present ones, or only new principles; called again
+                after a conflict. After ten conflicts it is called while nobody else can write, so
+                that it must not write to the store itself.
             **fields: fields of ``Preferences`` that are replaced, after ``change`` if both are
                 given.
 
@@ -542,7 +542,11 @@ def _changed(
 ) -> Change:
     said = present.preferences if present else Preferences()
     if change:
-        said = _said(change(said))
+        changed = change(said)
+        if not isinstance(changed, (Preferences, Mapping)):
+            # Only principles: what else the user said is left as it is.
+            changed = said.model_copy(update={"principles": _said(changed).principles})
+        said = _said(changed)
     new = Preferences(**fields)
     said = said.model_copy(update={name: getattr(new, name) for name in new.model_fields_set})
     return user, _said(said), present or 0

@@ -383,6 +383,8 @@ class _Postgres(Home):
 
         with _parsed(self.shown):
             said = conninfo_to_dict(url)
+            if "@" in str(said.get("host") or ""):
+                raise ValueError("what is taken for a host is the end of a password")
             [int(port) for port in str(said.get("port") or 0).split(",")]
         self.secrets = _spellings(said.get("password"))
         settings: dict[str, Any] = {
@@ -657,6 +659,9 @@ def _shown(url: str) -> str:
     kind, separator, rest = url.partition("://")
     if not separator:
         return "***" if "@" in url or "=" in url else url
+    if "@" in rest.partition("?")[2]:
+        # Whether it ends the user's password or stands within another's nobody can tell.
+        return f"{kind}://***"
     _, user, place = rest.rpartition("@")
     place, parameters, _ = place.partition("?")
     return f"{kind}://{'***@' if user else ''}{place}{'?***' if parameters else ''}"

@@ -18,6 +18,8 @@ ROLES = ("system", "user", "assistant", "tool")
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 # Some templates (Mistral's) take no other ids than these, which is why ours look like this.
 _ID = re.compile(r"[A-Za-z0-9]{9}")
+# Real schemas stay far below, and Python's own stack far above.
+_DEEPEST = 100
 _SIGNS = string.ascii_letters + string.digits
 
 
@@ -80,6 +82,20 @@ def short_id(*parts: object) -> str:
     return "".join(signs)
 
 
+def is_deep(value: object) -> bool:
+    """Whether JSON is nested more deeply than what writes it into prompts can bear."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for one in level
+            for part in (
+                one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            )
+        ]
+    return bool(level)
+
+
 def _call(call: object, place: int, number: int) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping):
@@ -98,6 +114,10 @@ def _call(call: object, place: int, number: int) -> dict[str, Any]:
         raise InvalidMessages(f"message {place}: the call to {name!r} is not JSON") from error
     if not isinstance(arguments, dict):
         raise InvalidMessages(f"message {place}: the call to {name!r} has no mapping of arguments")
+    if is_deep(arguments):
+        raise InvalidMessages(
+            f"message {place}: the arguments of the call to {name!r} are nested too deeply"
+        )
     own = call.get("id")
     return {
         "id": _short(own) if own else short_id(place, number, name),

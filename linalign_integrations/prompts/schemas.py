@@ -272,7 +272,7 @@ def find_fault(value: Any, schema: Schema) -> str | None:
         error = best_match(draft(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
         return "it is nested too deeply to be checked"
-    except (Unresolvable, UnknownType, re.error) as wrong:
+    except (Unresolvable, UnknownType, re.error, TypeError, AttributeError) as wrong:
         return f"its schema cannot be read: {str(wrong).splitlines()[0]}"
     if error is None:
         return None

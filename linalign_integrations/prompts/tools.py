@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linalign_integrations.errors import InvalidTools
-from linalign_integrations.prompts.messages import add_to
+from linalign_integrations.prompts.messages import add_to, is_deep
 
 if TYPE_CHECKING:
     from linalign_integrations.prompts.messages import Message
@@ -149,6 +149,8 @@ def _definition(tool: object, place: int) -> dict[str, Any]:
         copied = json.loads(json.dumps(whole, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTools(f"tool {name!r} cannot be written as JSON: {error}") from error
+    if is_deep(copied):
+        raise InvalidTools(f"tool {name!r}: its parameters are nested too deeply")
     return {"type": "function", "function": copied}
 
 
