@@ -50,7 +50,7 @@ __all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pa
 
 OBEYED = 0.45
 # How often a conversation asks for two values of a dimension, so that neither is favoured.
-TORN = 0.3
+TORN = 0.4
 
 Kind = Literal[
     "chat",
@@ -83,15 +83,15 @@ LESSON_KINDS: dict[Kind, float] = {
 }
 KINDS: dict[Kind, float] = {
     "chat": 0.24,
-    "turns": 0.08,
+    "turns": 0.10,
     "documents": 0.15,
-    "results": 0.08,
-    "calls": 0.20,
-    "react": 0.14,
+    "results": 0.14,
+    "calls": 0.16,
+    "react": 0.12,
     "handoff": 0.04,
-    "json": 0.04,
+    "json": 0.03,
     "repeat": 0.01,
-    "small_talk": 0.02,
+    "small_talk": 0.01,
 }
 
 # The prompts that LlamaIndex's query engines and chat engines send.
