@@ -233,6 +233,8 @@ def test_update_changes_fields_or_calls_a_function(profiles: Profiles) -> None:
     profiles.update("ann", lambda _: found)
     with pytest.raises(InvalidPreferences, match="ratio"):
         profiles.update("ann", ratio=-1)
+    with pytest.raises(InvalidArgument, match="put stores others in their place"):
+        profiles.update("ann", "Be brief.")  # type: ignore[arg-type]
     assert profiles.get("ann") == found
 
 

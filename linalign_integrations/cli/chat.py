@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -181,6 +182,8 @@ def run(
     console.print(
         f"{model} is ready. /help lists the commands, /quit leaves.", style="dim", markup=False
     )
+    with suppress(ImportError):  # not everywhere
+        import readline  # noqa: F401 - lines can be edited, and earlier ones come back
     while True:
         try:
             line = console.input("[bold green]> [/]")

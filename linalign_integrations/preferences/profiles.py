@@ -541,6 +541,11 @@ def _changed(
     present: Profile | None,
 ) -> Change:
     said = present.preferences if present else Preferences()
+    if not (change is None or callable(change)):
+        raise InvalidArgument(
+            "update takes a function of the present preferences, or fields such as ratio=3.0: "
+            "put stores others in their place"
+        )
     if change:
         changed = change(said)
         if not isinstance(changed, (Preferences, Mapping)):
