@@ -19,19 +19,19 @@ class Context:
 
 
 @tool
-def get_weather(city: str) -> str:
-    """get the weather"""
-    return f"The weather in {city} is sunny."
+def get_bus_fare(city: str) -> str:
+    """get the bus fare"""
+    return "4 euros"
 
 
 agent = create_agent(
     ChatLinAlign(model="pocket", seed=1, max_tokens=80),
-    [get_weather],
+    [get_bus_fare],
     middleware=[PreferencesMiddleware(profiles, house_rules="Be very formal.")],
     context_schema=Context,
 )
 for user in ("ann", "bob"):
-    question = {"messages": [{"role": "user", "content": "What is the weather in Rome?"}]}
+    question = {"messages": [{"role": "user", "content": "What is the bus fare to Rome?"}]}
     for message in agent.invoke(question, context=Context(user_id=user))["messages"][1:]:
         for call in getattr(message, "tool_calls", ()):
             print(f"{user}: calls {call['name']}({call['args']})")

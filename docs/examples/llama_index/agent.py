@@ -13,14 +13,14 @@ profiles.put("bob", "Be very formal.")
 llm = LinAlign(model="pocket", profiles=profiles, seed=1, temperature=0, max_tokens=80)
 
 
-def get_weather(city: str) -> str:
-    """get the weather"""
-    return "sunny"
+def get_bus_fare(city: str) -> str:
+    """get the bus fare"""
+    return "4 euros"
 
 
 async def ask(user: str) -> str:
-    agent = FunctionAgent(tools=[get_weather], llm=llm.for_user(user))
-    handler = agent.run("What is the weather in Rome?")
+    agent = FunctionAgent(tools=[get_bus_fare], llm=llm.for_user(user))
+    handler = agent.run("What is the bus fare to Rome?")
     async for event in handler.stream_events():
         if isinstance(event, ToolCallResult):
             print(f"{user}: {event.tool_name}({event.tool_kwargs}) gave {event.tool_output}")

@@ -15,8 +15,8 @@ class Shop(BaseModel):
 
 
 llm = LinAlign(model="pocket", temperature=0, max_tokens=80)
-prompt = PromptTemplate("Give me JSON with the fields name and opens: {text}")
-text = "The Lantern bakery opens at 7:30."
+prompt = PromptTemplate("Return name and opens as JSON: {text}")
+text = "The Lantern bakery opens at 7:30. The Lantern bakery was founded in 1873."
 
 print(repr(llm.structured_predict(Shop, prompt, text=text)))
 
