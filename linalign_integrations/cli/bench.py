@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from linalign_integrations.cli.report import plain_table, require_plots, verdict
+from linalign_integrations.cli.report import check_files, plain_table, require_plots, verdict
 from linalign_integrations.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -392,12 +392,10 @@ def chosen(only: str | None, *, quick: bool) -> tuple[str, ...]:
 
 
 def _check_files(json_file: str | None, plots: str | None) -> None:
-    for name in filter(None, (json_file, plots)):
-        if not Path(name).resolve().parent.is_dir():
-            raise InvalidArgument(f"there is no folder to write {name!r} into")
-    if json_file and Path(json_file).is_dir():
-        raise InvalidArgument(f"{json_file!r} is a folder: name a file in it")
+    check_files(json_file, None)
     if plots:
+        if not Path(plots).resolve().parent.is_dir():
+            raise InvalidArgument(f"there is no folder to write {plots!r} into")
         if Path(plots).exists() and not Path(plots).is_dir():
             raise InvalidArgument(f"{plots!r} is a file: name a folder for the plots")
         require_plots()

@@ -198,8 +198,9 @@ class Engine:
         name = model_name(model)
         where = pick_device(device)
         kind = pick_dtype(dtype, where)
-        folder = Path(name).expanduser()
-        key = (str(folder.resolve()) if folder.is_dir() else name, revision, kind, where)
+        if name.startswith("~"):
+            name = str(Path(name).expanduser())
+        key = (str(Path(name).resolve()) if Path(name).is_dir() else name, revision, kind, where)
         engine = _engines.get(key)
         if engine is not None and not engine.closed:
             # Without waiting for another model that is being loaded.
