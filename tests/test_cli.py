@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from linalign_integrations import Preferences, SamplingParams
 from linalign_integrations.cli import app, main
 from linalign_integrations.cli.chat import Session
+from linalign_integrations.cli.report import check_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,3 +156,16 @@ def test_an_error_is_one_line_and_not_a_traceback(
 def test_the_installed_command_is_the_one_that_explains_errors() -> None:
     [entry] = entry_points(group="console_scripts", name="linalign")
     assert entry.load() is main
+
+
+def test_a_pipe_to_write_into_is_not_opened_before_there_is_something_to_write(
+    tmp_path: Path,
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Nobody reads it, so that opening it would wait.
+    checking = threading.Thread(target=check_files, args=(str(pipe), None), daemon=True)
+    checking.start()
+    checking.join(5)
+    assert not checking.is_alive()
+    assert pipe.is_fifo()

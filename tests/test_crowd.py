@@ -1141,16 +1141,24 @@ async def test_a_large_request_is_not_overtaken_for_ever_by_small_ones() -> None
     assert order.index("large") <= 6, "more went first than had rows, and one from the same queue"
 
 
+async def one_running_and_three_waiting(
+    watched: Watched, engine: Engine
+) -> list[asyncio.Task[Result]]:
+    """Requests of an engine that is held."""
+    tasks = [asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling))]
+    await until_later(lambda: watched.stands)
+    tasks += [
+        asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling)) for _ in range(3)
+    ]
+    await until_later(lambda: waiting(engine) == 3)
+    return tasks
+
+
 async def test_a_full_queue_says_how_long_it_is_and_takes_requests_again_when_it_is_not() -> None:
     watched = Watched()
     engine = watched.engine(max_rows=1, max_waiting=3)
     with watched.held():
-        tasks = [asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling))]
-        await until_later(lambda: watched.stands)
-        tasks += [
-            asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling)) for _ in range(3)
-        ]
-        await until_later(lambda: waiting(engine) == 3)
+        tasks = await one_running_and_three_waiting(watched, engine)
         with pytest.raises(QueueFull, match="3 requests wait already") as caught:
             await engine.agenerate("Hi")
         assert caught.value.waiting == 3
@@ -1172,12 +1180,7 @@ async def test_requests_that_come_at_once_do_not_wait_while_there_are_rows() -> 
     watched = Watched()
     engine = watched.engine(max_rows=4, max_waiting=1)
     with watched.held():
-        tasks = [asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling))]
-        await until_later(lambda: watched.stands)
-        tasks += [
-            asyncio.create_task(engine.agenerate("Hi", sampling=Ask().sampling)) for _ in range(3)
-        ]
-        await until_later(lambda: waiting(engine) == 3)
+        tasks = await one_running_and_three_waiting(watched, engine)
         with pytest.raises(QueueFull):
             await engine.agenerate("Hi")
     results = await asyncio.gather(*tasks)

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from linalign_integrations.cli.report import check_files, plain_table, require_plots, verdict
+from linalign_integrations.cli.report import (
+    check_files,
+    plain_table,
+    require_parent,
+    require_plots,
+    verdict,
+)
 from linalign_integrations.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -394,8 +400,7 @@ def chosen(only: str | None, *, quick: bool) -> tuple[str, ...]:
 def _check_files(json_file: str | None, plots: str | None) -> None:
     check_files(json_file, None)
     if plots:
-        if not Path(plots).resolve().parent.is_dir():
-            raise InvalidArgument(f"there is no folder to write {plots!r} into")
+        require_parent(plots)
         if Path(plots).exists() and not Path(plots).is_dir():
             raise InvalidArgument(f"{plots!r} is a file: name a folder for the plots")
         require_plots()

@@ -27,11 +27,12 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
         MissingExtra: a plot is asked for and cannot be drawn.
     """
     for file in filter(None, (json_file, plot_file)):
-        if not Path(file).resolve().parent.is_dir():
-            raise InvalidArgument(f"there is no folder to write {file!r} into")
+        require_parent(file)
         if Path(file).is_dir():
             raise InvalidArgument(f"{file!r} is a folder: name a file in it")
         is_new = not Path(file).exists()
+        if not (is_new or Path(file).is_file()):
+            continue  # whoever reads a pipe would take this for its end
         try:
             Path(file).open("a").close()
         except OSError as error:
@@ -40,6 +41,16 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
             Path(file).unlink()
     if plot_file:
         require_plots()
+
+
+def require_parent(name: str) -> None:
+    """Refuses to go on where there is no folder that a file or folder is to be written into.
+
+    Raises:
+        InvalidArgument: there is none.
+    """
+    if not Path(name).resolve().parent.is_dir():
+        raise InvalidArgument(f"there is no folder to write {name!r} into")
 
 
 def require_plots() -> None:
