@@ -113,6 +113,7 @@ def test_drawn_tokens_follow_the_distribution() -> None:
     requests = [
         SimpleNamespace(
             plan=plan,
+            rows=1,
             sampling=SamplingParams(temperature=1.0),
             constraint=None,
             seed=seed,
@@ -138,6 +139,7 @@ def test_without_principles_tokens_are_drawn_by_inverting_the_whole_distribution
     requests = [
         SimpleNamespace(
             plan=plan,
+            rows=1,
             sampling=SamplingParams(temperature=0.5 + seed / 32),
             constraint=None,
             seed=seed,

@@ -101,7 +101,7 @@ def choose(logits: Tensor, requests: Sequence[Request]) -> list[Choice | LinAlig
     alike: dict[tuple[bool, int, bool], list[tuple[int, int]]] = {}
     first = 0
     for place, request in enumerate(requests):
-        rows = len(request.plan.token_ids)
+        rows = request.rows
         if all(usable[first : first + rows]):
             alike.setdefault(_kind(request), []).append((place, first))
         first += rows
@@ -146,7 +146,7 @@ def _draw_alike(
 ) -> list[Choice | LinAlignError]:
     """``choose`` for requests of one kind, each beginning at its row of the logits."""
     masks = [
-        _mask(request, logits[row : row + len(request.plan.token_ids)])
+        _mask(request, logits[row : row + request.rows])
         for request, row in zip(requests, rows, strict=True)
     ]
     guided: AlignedStep | None = None
@@ -190,7 +190,7 @@ def _within_grammars(
             narrowed.log_probs[place] = kept.log_softmax(-1)
         else:
             # Nothing plausible is allowed: what is allowed decides.
-            branches = logits[rows[place] : rows[place] + len(requests[place].plan.token_ids)]
+            branches = logits[rows[place] : rows[place] + requests[place].rows]
             only = branches.masked_fill(~mask, -torch.inf)
             if not bool(only.amax(-1).isfinite().all()):
                 apart[place] = _nothing_allowed()
