@@ -109,7 +109,7 @@ def test_without_a_seed_answers_differ() -> None:
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    plan = SimpleNamespace(token_ids=((1,),), guided=False)
+    plan = SimpleNamespace(guided=False)
     requests = [
         SimpleNamespace(
             plan=plan,
@@ -132,7 +132,7 @@ def test_drawn_tokens_follow_the_distribution() -> None:
 def test_without_principles_tokens_are_drawn_by_inverting_the_whole_distribution(
     vocab: int,
 ) -> None:
-    plan = SimpleNamespace(token_ids=((1,),), guided=False)
+    plan = SimpleNamespace(guided=False)
     logits = 3 * torch.randn(64, vocab, generator=torch.Generator().manual_seed(vocab))
     # What cannot be drawn stands where a number near 0 or 1 would find it.
     logits[:, [0, -1]] = -torch.inf

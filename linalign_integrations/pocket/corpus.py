@@ -144,7 +144,7 @@ WRAPPER_WEIGHTS = (3, 2, 1, 2, 3, 1, 2, 1, 2, 1, 1, 1, 1)
 def is_held_out_pair(first: Value, second: Value) -> bool:
     """Whether two values are never asked for together in training.
 
-    Two values of one dimension are no such pair: that they count alike is to be learnt of each.
+    Two values of one dimension are no such pair: training shows that neither is favoured.
     """
     pair = "|".join(sorted(("=".join(first), "=".join(second))))
     return first[0] != second[0] and is_held_out(pair, 6)
