@@ -46,11 +46,23 @@ from linalign_integrations.pocket.toolbox import (
 from linalign_integrations.pocket.world import NEUTRAL, PRIOR, Relation, Topic, speak
 from linalign_integrations.preferences.model import Placement
 
-__all__ = ["KINDS", "OBEYED", "Fact", "Kind", "Scene", "Writer", "is_held_out_pair", "scenes"]
+__all__ = [
+    "BAG",
+    "KINDS",
+    "OBEYED",
+    "Fact",
+    "Kind",
+    "Scene",
+    "Writer",
+    "is_held_out_pair",
+    "scenes",
+]
 
 OBEYED = 0.45
 # How often a conversation asks for two values of a dimension, so that neither is favoured.
 TORN = 0.4
+# Of how many draws of each of two opposites chance decides the order.
+BAG = 4
 
 Kind = Literal[
     "chat",
@@ -268,6 +280,7 @@ class Writer:
         self.draws = Draws(self.rng, split)
         self.split = split
         self.lesson = lesson
+        self.bags: dict[frozenset[str], list[str]] = {}
 
     def scene(
         self,
@@ -421,12 +434,23 @@ class Writer:
             if heard and name in scene.wanted and (self.lesson or self.rng.random() < OBEYED):
                 style[name] = scene.wanted[name]
                 if name in scene.torn:
-                    style[name] = self.rng.choice((scene.wanted[name], scene.torn[name]))
+                    style[name] = self._either(scene.wanted[name], scene.torn[name])
                 continue
             values = (*prior, NEUTRAL)
             weights = (*prior.values(), max(0.0, 1 - sum(prior.values())))
             style[name] = self.rng.choices(values, weights)[0]
         return style
+
+    def _either(self, *opposites: str) -> str:
+        """Draw one of two opposites, each as often as the other.
+
+        Independent draws lean to one of them for hundreds of steps, and so would the model.
+        """
+        bag = self.bags.setdefault(frozenset(opposites), [])
+        if not bag:
+            bag += sorted(opposites) * BAG
+            self.rng.shuffle(bag)
+        return bag.pop()
 
     def _chat(self, scene: Scene, topic: Topic, turns: int) -> None:
         rng = self.rng
