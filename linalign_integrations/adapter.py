@@ -15,6 +15,7 @@ from linalign_integrations.errors import (
     InvalidSampling,
     LinAlignError,
     ProfileNotFound,
+    UnsupportedModel,
     describe,
 )
 from linalign_integrations.preferences import (
@@ -71,6 +72,7 @@ class Adapter(BaseModel):
         ModelNotFound: neither ``model`` nor the variable ``LINALIGN_MODEL`` names a model.
         InvalidPreferences: principles, ratio or budget lie outside their range.
         InvalidSampling: a sampling field lies outside its range.
+        InvalidArgument: a field is unknown or wrong, or there is no such device here.
     """
 
     # Beside preferences and sampling.
@@ -126,7 +128,10 @@ class Adapter(BaseModel):
     max_tokens: int | None = Field(default=None, description="Most tokens of an answer; 512.")
     stop: tuple[str, ...] | None = Field(default=None, description="Texts that end an answer.")
     timeout: float | None = Field(
-        default=None, gt=0, description="Seconds that an answer may take; no limit unless said."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that an answer may take; no limit unless said.",
     )
 
     def __init__(self, **fields: Any) -> None:
@@ -168,6 +173,13 @@ class Adapter(BaseModel):
 
         return model_name(value or None)
 
+    @field_validator("user_id")
+    @classmethod
+    def _check_user(cls, value: str | None) -> str | None:
+        if value is not None:
+            label_of(value, "user_id")
+        return value
+
     @field_validator("profiles", mode="before")
     @classmethod
     def _open_profiles(cls, value: Any) -> Any:
@@ -178,6 +190,11 @@ class Adapter(BaseModel):
     def _check_fields(self) -> Self:
         self._own_preferences()
         self._sampling({})
+        if self.device is not None or self.dtype is not None:
+            # Only then, since it takes torch.
+            from linalign_integrations.engine.loading import pick_device, pick_dtype
+
+            pick_dtype(self.dtype, pick_device(self.device))
         return self
 
     def for_user(self, user_id: str) -> Self:
@@ -216,13 +233,17 @@ class Adapter(BaseModel):
         from linalign_integrations.engine import Engine
 
         asked = self._copy(model=model) if model else self
-        return Engine.load(
-            asked.model,
-            device=asked.device,
-            dtype=asked.dtype,
-            revision=asked.revision,
-            trust_remote_code=asked.trust_remote_code,
-        )
+        try:
+            return Engine.load(
+                asked.model,
+                device=asked.device,
+                dtype=asked.dtype,
+                revision=asked.revision,
+                trust_remote_code=asked.trust_remote_code,
+            )
+        except InvalidArgument as error:
+            # What was right where this was made, such as a device, may be wrong where it came to.
+            raise UnsupportedModel(str(error)) from error
 
     def _context_length(self) -> int:
         """Most tokens that prompt and answer may have; reads weights only where nothing else says.

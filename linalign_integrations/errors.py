@@ -36,7 +36,7 @@ class InvalidGrammar(LinAlignError, ValueError):
 
 
 class InvalidMessages(LinAlignError, RuntimeError):
-    """A conversation is empty, malformed, or cannot be rendered by the model's chat template."""
+    """A conversation is empty or malformed, or the chat template cannot take it or a principle."""
 
 
 class InvalidTools(LinAlignError, ValueError):

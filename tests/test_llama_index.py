@@ -8,6 +8,7 @@ import datetime as dt
 import enum
 import ipaddress
 import json
+import math
 import pathlib
 import pickle
 import shutil
@@ -339,7 +340,12 @@ def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
     for nobody in (None, "", " ", 3):
         with pytest.raises(InvalidArgument, match="user_id"):
             ann.for_user(nobody)
-    assert make().chat([{"role": "user", "content": "Hi"}]) == make().chat(USER)
+    told = make().chat([{"role": "user", "content": "Hi"}])
+    assert told.message == make().chat(USER).message
+    wrong = {"device": "toaster", "dtype": "int8", "timeout": math.inf, "user_id": ""}
+    for name, value in wrong.items():
+        with pytest.raises(InvalidArgument, match=name):
+            make(**{name: value})
     for other in (MockLLM(), make().as_structured_llm(Person)):
         with pytest.raises(InvalidArgument, match="only a LinAlign"):
             answers_only(other)
@@ -395,6 +401,21 @@ TOOLS = [
     FunctionTool.from_defaults(get_weather, fn_schema=Where),
     FunctionTool.from_defaults(roll, fn_schema=Die),
 ]
+
+
+def test_tools_are_called_by_their_own_names(make: Callable) -> None:
+    # LlamaIndex writes names as OpenAI allows, and does not find their tools again.
+    llm = make(max_tokens=80)
+    tool = FunctionTool.from_defaults(get_weather, name="météo/du.jour", fn_schema=Where)
+    for choice in ("required", "météo/du.jour"):
+        told = llm.predict_and_call([tool], user_msg="Is it sunny?", tool_choice=choice)
+        assert [one.tool_name for one in told.sources] == ["météo/du.jour"]
+        assert told.response.startswith("sunny in")
+    named = FunctionTool.from_defaults(get_weather, name="What [it] does", fn_schema=Where)
+    response = llm.chat_with_tools([named], "Is it sunny?", tool_required=True)
+    [call] = llm.get_tool_calls_from_response(response)
+    assert call.tool_name == "What__it__does"
+
 
 TOOL_METHODS: dict[str, Callable[..., Any]] = {
     "chat": lambda llm, *a, **k: llm.chat_with_tools(*a, **k),
@@ -851,11 +872,14 @@ def test_streams_of_llamaindex_s_own_programs_keep_their_preferences_too(
             stream = await llm.astream_structured_predict(Person, ASK, who="Ann")
         return [one async for one in stream]
 
+    said = {"preferences": Preferences(ratio=1.0)}
     with use_preferences(BOB):
         stream = llm.stream_structured_predict(Person, ASK, who="Ann")
+        ratio = llm.stream_structured_predict(Person, ASK, llm_kwargs=said, who="Ann")
     list(stream)
+    list(ratio)
     asyncio.run(ask())
-    assert [aligned for _, aligned in heard] == [True, True]
+    assert [aligned for _, aligned in heard] == [True, True, True]
 
 
 class Rolls(RootModel[list[Die]]):

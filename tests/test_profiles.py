@@ -889,7 +889,9 @@ def test_an_import_that_breaks_off_says_how_far_it_came() -> None:
     def advance(written: int, _: int) -> None:
         store.down = written >= 200
 
-    with pytest.raises(ProfileStoreFailed, match="away; 200 of 250 profiles had been imported"):
+    with pytest.raises(
+        ProfileStoreFailed, match="away; at least 200 of 250 profiles had been imported"
+    ):
         profiles.import_lines(lines, advance=advance)
 
 
@@ -948,11 +950,7 @@ def test_an_unreadable_profile_is_reported_and_never_overwritten(
     ann_hides_no_other(profiles)
 
 
-@pytest.mark.parametrize(
-    "opened",
-    [name for name in DATABASES if name.values != ("postgresql",)],
-    indirect=True,
-)
+@pytest.mark.parametrize("opened", DATABASES, indirect=True)
 def test_a_row_that_is_no_json_hides_no_other(opened: Callable, tmp_path: Path) -> None:
     profiles = opened(cache_seconds=0)
     for user in ("ann", "bob"):
@@ -961,6 +959,12 @@ def test_a_row_that_is_no_json_hides_no_other(opened: Callable, tmp_path: Path) 
     if "sqlite" in profiles._url:
         with closing(sqlite3.connect(tmp_path / "profiles.db")) as other, other:
             other.execute("UPDATE store SET value = '{\"preferences' WHERE key = ?", [key])
+    elif "postgresql" in profiles._url:
+        import psycopg
+
+        # It takes no other than JSON, but any.
+        with psycopg.connect(profiles._url) as connection:
+            connection.execute("UPDATE store SET value = '[1]' WHERE key = %s", [key])
     else:
         from redis import Redis
 
@@ -1474,6 +1478,55 @@ def test_what_was_edited_is_never_lost(
         editor(script)
         with pytest.raises(InvalidArgument, match="cannot be read"):
             linalign("edit", "ann")
+    kept.unlink()
+    editor(f'[ ! -e {tmp_path}/twice ]; touch {tmp_path}/twice; echo "[nonsense" > "$1"')
+    for written in tmp_path.glob("linalign-*.json"):
+        written.unlink()
+    assert "did not work" in linalign("edit", "ann", told="y\n")
+    [kept] = tmp_path.glob("linalign-*.json")
+    assert kept.read_text(encoding="utf-8") == "[nonsense\n"
+
+
+def test_what_a_change_raises_reaches_its_caller_however_many_others_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    profiles = open_profiles(InMemoryStore())
+    calls = 0
+
+    def change(said: Preferences) -> Preferences:
+        nonlocal calls
+        calls += 1
+        if calls > 10:
+            raise KeyError("mine")
+        profiles.put("ann", f"Written meanwhile, {calls}.")
+        return said
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(KeyError, match="mine"):
+        profiles.update("ann", change)
+    calls = 0
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(profiles.aupdate("ann", change))
+
+
+@pytest.mark.parametrize("url", ["memory://turn", "sqlite:///{}/turn.db"])
+def test_nobody_waits_without_end_for_others_who_write(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = open_profiles(url.format(tmp_path))
+    profiles.put("ann", "A.")
+    monkeypatch.setattr(stores, "TIMEOUT", 0.01)
+    with profiles._home.lock, pytest.raises(ProfileStoreFailed, match="others have been writing"):
+        profiles.put("ann", "B.")
+    assert profiles.put("ann", "B.").version == 2
+
+
+def test_what_is_added_anew_counts_once(linalign: Callable[..., str]) -> None:
+    linalign("set", "ann", "-p", "Be brief.", "-p", "No nuts.")
+    for _ in range(2):
+        linalign("set", "ann", "--add", "Be brief.", "--weight", "2")
+    said = json.loads(linalign("show", "ann", "--json"))["principles"]
+    assert [(one["text"], one["weight"]) for one in said] == [("No nuts.", 1), ("Be brief.", 2)]
 
 
 def test_the_end_of_the_input_loses_nothing_that_was_edited(

@@ -137,10 +137,10 @@ def _scenes(kind: Literal["results", "json"], count: int, seed: int) -> list[Sce
 
 
 def _is_kept(scene: Scene) -> bool:
-    """Whether LlamaIndex hands the names of a scene's tools on as they are.
+    """Whether any class of LlamaIndex's tells a model the names of a scene's tools as they are.
 
-    It replaces what is not ASCII by underscores, as OpenAI's interface asks, so that no application
-    names its tools so.
+    Most replace what is not ASCII by underscores, as OpenAI's interface asks, so that no
+    application names its tools so.
     """
     return all(one["function"]["name"].isascii() for one in scene.tools)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -122,7 +122,8 @@ def set_(
         typer.Option("--principle", "-p", help="In place of those stored; may be repeated."),
     ] = None,
     add: Annotated[
-        list[str] | None, typer.Option("--add", "-a", help="Beside those stored; may be repeated.")
+        list[str] | None,
+        typer.Option("--add", "-a", help="Beside those stored, once each; may be repeated."),
     ] = None,
     weight: Annotated[
         float | None, typer.Option(help="Of the principles given here; below 0 steers away.")
@@ -177,6 +178,8 @@ def set_(
         if not (principle or none or add):
             return now
         stays = weighted(principle) if principle or none else now.principles
+        # One that is there already would count twice: what is said now replaces it.
+        stays = [one for one in stays if one.text not in (add or ())]
         return now.model_copy(update={"principles": (*stays, *weighted(add))})
 
     written = _open(store, tenant).update(user, change, **said)
@@ -196,10 +199,9 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
         said, expected = Preferences(principles=()), 0
     head = EDITED.format(user=json.dumps(user))
     fields = said.model_dump(mode="json")
-    text = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
-    begun = text
+    begun = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
+    text = _edited(begun)
     while True:
-        text = _edited(text)
         said_now = "\n".join(line for line in text.split("\n") if not line.startswith("#"))
         if text == begun or not said_now.strip():
             Console().print("nothing changed")
@@ -227,6 +229,11 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
             _again(str(error), "Edit and try again?", text, error)
         else:
             return
+        try:
+            text = _edited(text)
+        except InvalidArgument as error:
+            _stderr().print(Text(str(error), style="red"))
+            _keep(text, error)
 
 
 @app.command()
@@ -395,6 +402,11 @@ def _again(why: str, question: str, text: str, error: Exception) -> None:
     with suppress(typer.Abort):  # as after an end of input: what was written is not lost
         if typer.confirm(question, default=True):
             return
+    _keep(text, error)
+
+
+def _keep(text: str, error: Exception) -> NoReturn:
+    """Keeps what was written in a file, says in which, and ends."""
     handle, name = tempfile.mkstemp(prefix="linalign-", suffix=".json")
     with os.fdopen(handle, "w", encoding="utf-8") as kept:
         kept.write(text)

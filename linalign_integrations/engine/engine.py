@@ -303,8 +303,8 @@ class Engine:
                 keep per token, True keeps 3.
 
         Raises:
-            InvalidMessages: the conversation is empty, malformed or refused by the template.
-            InvalidPreferences: a principle would forge control tokens through the template.
+            InvalidMessages: the conversation is empty, malformed or refused by the template, or a
+                principle would forge control tokens through it.
             InvalidGrammar: the grammar, or the schema of a tool that has to be called, cannot be
                 read or enforced.
             InvalidTools: tools are malformed, or ``tool_choice`` names none of them.

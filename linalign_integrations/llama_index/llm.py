@@ -111,7 +111,10 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex needs to know of the model; reads its config, and no weights."""
+        """What LlamaIndex needs to know of the model.
+
+        Reads its config, and weights only where that does not name a context length.
+        """
         window = self._context_length()
         return LLMMetadata(
             context_window=window,
@@ -293,8 +296,10 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
         return await asyncio.to_thread(self._ask, "astream", tell, given, call)
 
     def _take_preferences(self, call: dict[str, Any], **levels: Any) -> Preferences:
-        if self._settled is not None and call.get("preferences") is None:
-            call["preferences"] = self._settled
+        given = call.get("preferences")
+        if self._settled is not None and (given is None or isinstance(given, Preferences)):
+            said = {} if given is None else {n: getattr(given, n) for n in given.model_fields_set}
+            call["preferences"] = self._settled.model_copy(update=said)
         return super()._take_preferences(call, **levels)
 
     def _settle(self, *, for_work: bool = False) -> Self:
@@ -355,4 +360,12 @@ def _schema(tool: Any) -> Any:
     if isfunction(tool) or ismethod(tool):
         tool = FunctionTool.from_defaults(tool)
     about = getattr(tool, "metadata", None)
-    return about.to_openai_tool(skip_length_check=True) if isinstance(about, ToolMetadata) else tool
+    if not isinstance(about, ToolMetadata):
+        return tool
+    schema = about.to_openai_tool(skip_length_check=True)
+    from linalign_integrations.prompts.tools import TOOL_NAME
+
+    if TOOL_NAME.fullmatch(about.name or ""):
+        # LlamaIndex writes it as OpenAI allows, and then finds no tool of that name to run.
+        schema["function"]["name"] = about.name
+    return schema

@@ -180,6 +180,10 @@ class StructuredLinAlign(StructuredLLM):
     Completions can be streamed as well.
     """
 
+    def to_payload(self) -> dict[str, Any]:
+        """What events tell of this object, read from no config: LlamaIndex asks in the loop."""
+        return {**self.llm.to_payload(), "class_name": self.class_name()}
+
     def for_user(self, user_id: str) -> Self:
         """A cheap copy that answers for one user, as ``LinAlign.for_user``."""
         asked: Any = self.llm
@@ -248,8 +252,9 @@ class _Asked(Generic[_Object]):
             )
         self.kind = kind
         self._prompt, self._prompt_args = prompt, prompt_args
-        self._partial = create_flexible_model(kind)
-        # The class with optional fields knows no aliases.
+        # With all fields optional, and made where a stream needs it.
+        self._partial: type[BaseModel] | None = None
+        # It knows no aliases.
         self._names = {
             key: name
             for name, field in kind.model_fields.items()
@@ -294,6 +299,7 @@ class _Asked(Generic[_Object]):
             if not isinstance(read, dict):
                 return None
             named = {self._names.get(key, key): value for key, value in read.items()}
+            self._partial = self._partial or create_flexible_model(self.kind)
             made = self._partial.model_validate(named)
         if made == self._last:
             return None

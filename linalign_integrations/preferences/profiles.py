@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from linalign_integrations.errors import (
     InvalidArgument,
     InvalidPreferences,
+    LinAlignError,
     ProfileConflict,
     ProfileStoreFailed,
     ProfileUnreadable,
@@ -213,8 +214,9 @@ class Profiles:
             except ProfileConflict:
                 time.sleep(pause)
         # Those who just wrote come first again and again, so that this might never end.
-        last = self._records.changing(user_id, partial(_changed, user_id, change, fields))
-        return self._write(last, [user_id])[user_id]
+        last = self._records.changing(user_id, partial(_changed_alone, user_id, change, fields))
+        with _as_raised():
+            return self._write(last, [user_id])[user_id]
 
     async def aupdate(
         self,
@@ -232,8 +234,9 @@ class Profiles:
                 await asyncio.sleep(pause)
             else:
                 return stored[user_id]
-        last = self._records.changing(user_id, partial(_changed, user_id, change, fields))
-        return (await self._awrite(last, [user_id]))[user_id]
+        last = self._records.changing(user_id, partial(_changed_alone, user_id, change, fields))
+        with _as_raised():
+            return (await self._awrite(last, [user_id]))[user_id]
 
     def delete(self, user_id: str) -> None:
         """Forgets a user, history included; nothing happens if there is no profile.
@@ -351,7 +354,7 @@ class Profiles:
                     self._store([(user, said, None) for user, said in changes])
                 except (ProfileStoreFailed, ProfileUnreadable) as error:
                     raise type(error)(
-                        f"{error}; {written} of {total} profiles had been imported before"
+                        f"{error}; at least {written} of {total} profiles had been imported before"
                     ) from error.__cause__
                 written += len(chunk)
                 if advance:
@@ -555,6 +558,25 @@ def _changed(
     new = Preferences(**fields)
     said = said.model_copy(update={name: getattr(new, name) for name in new.model_fields_set})
     return user, _said(said), present or 0
+
+
+class _Raised(LinAlignError):
+    """Carries what a caller's function raised past those who tell of a store's failures."""
+
+
+def _changed_alone(*changing: Any) -> Change:
+    try:
+        return _changed(*changing)
+    except Exception as error:
+        raise _Raised(error) from error
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    try:
+        yield
+    except _Raised as carried:
+        raise carried.args[0] from None
 
 
 def _found(user: str, profile: Profile | None) -> Profile:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -139,10 +140,15 @@ class Home:
     @contextmanager
     def alone(self, names: Sequence[str]) -> Iterator[Store]:  # noqa: ARG002
         """The store, while nobody else writes what goes by these names; all or nothing is kept."""
+        with self._in_turn():
+            yield self.store
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
         if not self.lock.acquire(timeout=TIMEOUT):
             raise self._busy()
         try:
-            yield self.store
+            yield
         finally:
             self.lock.release()
 
@@ -194,7 +200,7 @@ class Home:
             raise
         except asyncio.InvalidStateError as error:
             # What LangGraph's asynchronous stores say where they would wait for themselves.
-            raise InvalidArgument(
+            raise ProfileStoreFailed(
                 f"the profile store {self.shown} cannot be {done} by a call that blocks its event "
                 "loop: use the asynchronous methods there, such as aget or ainvoke"
             ) from error
@@ -296,7 +302,7 @@ class _Sqlite(Home):
 
     @contextmanager
     def _writing(self) -> Iterator[_Connection]:
-        with self.lock:
+        with self._in_turn():
             self._writer = self._writer or self._open()
             yield self._writer.conn
 
@@ -334,6 +340,10 @@ def _value(kept: Any) -> Any:
         return json.loads(kept)
     except ValueError:
         return str(kept)
+
+
+def _as_it_is(kept: Any) -> Any:
+    return kept
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
@@ -395,7 +405,8 @@ class _Postgres(Home):
             "fallback_application_name": "linalign",
         }
         self._connect: Callable[[], Any] = lambda: Connection.connect(url, **settings)
-        self._store_over: Callable[[Any], Store] = PostgresStore
+        # A value that is no object, which psycopg has read already, hides no other either.
+        self._store_over: Callable[[Any], Store] = partial(PostgresStore, deserializer=_as_it_is)
         # psycopg's own pool goes on trying where a server refuses, and its callers wait for long.
         self._idle: deque[Any] = deque()
         self._free = threading.BoundedSemaphore(CONNECTIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from linalign_integrations.errors import InvalidMessages, InvalidPreferences
+from linalign_integrations.errors import InvalidMessages
 from linalign_integrations.prompts.messages import add_to, merge_neighbours, system_first
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ def plan_branches(
         answers: how calls are to be written, if not as usual.
 
     Raises:
-        InvalidMessages: the template refuses the conversation, or principles are to stand in the
-            last user turn and there is none.
-        InvalidPreferences: a principle would forge control tokens through the template.
+        InvalidMessages: the template refuses the conversation, a principle would forge control
+            tokens through it, or principles are to stand in the last user turn and there is none.
     """
     try:
         return _plan(messages, preferences, form, tools, answers)
@@ -121,7 +120,7 @@ def _plan(
         if any(map(form.may_forge, texts)):
             harmless = form.encode(place(["x"] * len(texts)), tools, answers)
             if form.structure(ids) != form.structure(harmless):
-                raise InvalidPreferences(
+                raise InvalidMessages(
                     "a principle forges control tokens of the chat template: remove them from it"
                 )
         if ids not in token_ids:

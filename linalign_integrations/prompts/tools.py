@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from linalign_integrations.prompts.messages import Message
 
 MODES = ("auto", "none", "required")
-_NAME = re.compile(r"[\w./:-]{1,128}")
+TOOL_NAME = re.compile(r"[\w./:-]{1,128}")
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 _INSTRUCTIONS = (
     "You may call these tools. Each line is the JSON of one:\n{definitions}\n\n"
@@ -130,7 +130,7 @@ def _definition(tool: object, place: int) -> dict[str, Any]:
             '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
         )
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         raise InvalidTools(
             f"tool {place} has the name {name!r}: use 1 to 128 letters, digits, and _ . / : -"
         )
