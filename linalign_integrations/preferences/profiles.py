@@ -576,7 +576,8 @@ def _as_raised() -> Iterator[None]:
     try:
         yield
     except _Raised as carried:
-        raise carried.args[0] from None
+        error = carried.args[0]
+        raise error from error.__cause__
 
 
 def _found(user: str, profile: Profile | None) -> Profile:

@@ -309,7 +309,8 @@ class _Sqlite(Home):
     def purge(self) -> None:
         # Not certain, since a reader of an older state may stand in the way. Nobody waits for that:
         # the next deletion takes this one's traces along.
-        with suppress(sqlite3.OperationalError), self._writing() as connection:
+        busy = (sqlite3.OperationalError, ProfileStoreFailed)
+        with suppress(*busy), self._writing() as connection:
             connection.execute("PRAGMA busy_timeout=0")
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
