@@ -103,13 +103,13 @@ TOPICS: tuple[Topic, ...] = (
                 "an onion tart",
             ),
             "vegan": (
-                "a lentil curry",
-                "a bean chilli",
-                "a chickpea stew",
-                "a tofu stir-fry",
-                "a peanut noodle bowl",
-                "a rice salad",
-                "a carrot soup",
+                "a vegan lentil curry",
+                "a vegan bean chilli",
+                "a vegan chickpea stew",
+                "a vegan tofu stir-fry",
+                "a vegan peanut noodle bowl",
+                "a vegan rice salad",
+                "a vegan carrot soup",
             ),
             "meat": (
                 "a beef stew",
@@ -879,7 +879,7 @@ OPENINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "formal": ("Good day.", "Thank you for your question.", "It is a pleasure to assist you.",
                    "Certainly.", "With pleasure."),
         "friendly": ("Hey there!", "Hi, friend!", "Great question, pal!", "Oh, I like this one!",
-                     "Well, hello!"),
+                     "Hi buddy!"),
     },
     "mood": {
         "cheerful": ("Hooray, this will be great fun!", "What a joyful day it will be!",
@@ -896,7 +896,7 @@ OPENINGS: dict[str, dict[str, tuple[str, ...]]] = {
                    "Here is one for a master.", "This is for experts."),
     },
     "length": {
-        "brief": ("In short.", "Just one thing.", "Briefly put.", "A quick answer."),
+        "brief": ("In short.", "Just one thing.", "In a word.", "A quick answer."),
         "detailed": ("Here is the long answer.", "In detail.", "There is a lot to say.",
                      "Let me go through it."),
     },
