@@ -200,7 +200,7 @@ class Home:
             raise
         except asyncio.InvalidStateError as error:
             # What LangGraph's asynchronous stores say where they would wait for themselves.
-            raise ProfileStoreFailed(
+            raise InvalidArgument(
                 f"the profile store {self.shown} cannot be {done} by a call that blocks its event "
                 "loop: use the asynchronous methods there, such as aget or ainvoke"
             ) from error
