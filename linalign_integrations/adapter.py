@@ -242,6 +242,8 @@ class Adapter(BaseModel):
                 trust_remote_code=asked.trust_remote_code,
             )
         except InvalidArgument as error:
+            if model:  # named by the call, whose mistake it is
+                raise
             # What was right where this was made, such as a device, may be wrong where it came to.
             raise UnsupportedModel(str(error)) from error
 

@@ -340,8 +340,10 @@ def test_bad_input_raises_this_package_s_errors(make: Callable) -> None:
     for nobody in (None, "", " ", 3):
         with pytest.raises(InvalidArgument, match="user_id"):
             ann.for_user(nobody)
-    told = make().chat([{"role": "user", "content": "Hi"}])
-    assert told.message == make().chat(USER).message
+    make().chat(USER)  # so that both find its prompt read
+    assert make().chat([{"role": "user", "content": "Hi"}]) == make().chat(USER)
+    with pytest.raises(InvalidArgument, match="a name or a folder"):
+        make().complete("Hi", model=3)
     wrong = {"device": "toaster", "dtype": "int8", "timeout": math.inf, "user_id": ""}
     for name, value in wrong.items():
         with pytest.raises(InvalidArgument, match=name):

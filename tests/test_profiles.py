@@ -1478,7 +1478,6 @@ def test_what_was_edited_is_never_lost(
         editor(script)
         with pytest.raises(InvalidArgument, match="cannot be read"):
             linalign("edit", "ann")
-    kept.unlink()
     editor(f'[ ! -e {tmp_path}/twice ]; touch {tmp_path}/twice; echo "[nonsense" > "$1"')
     for written in tmp_path.glob("linalign-*.json"):
         written.unlink()

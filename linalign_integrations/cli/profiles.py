@@ -175,12 +175,10 @@ def set_(
 
     def change(now: Preferences) -> Preferences:
         now = Preferences(**{name: getattr(now, name) for name in now.model_fields_set - unsaid})
-        if not (principle or none or add):
-            return now
-        stays = weighted(principle) if principle or none else now.principles
+        if principle or none:
+            now = now.model_copy(update={"principles": weighted(principle)})
         # One that is there already would count twice: what is said now replaces it.
-        stays = [one for one in stays if one.text not in (add or ())]
-        return now.model_copy(update={"principles": (*stays, *weighted(add))})
+        return now.merge(Preferences(principles=weighted(add))) if add else now
 
     written = _open(store, tenant).update(user, change, **said)
     _print(user, written)
@@ -200,8 +198,15 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
     head = EDITED.format(user=json.dumps(user))
     fields = said.model_dump(mode="json")
     begun = f"{head}{json.dumps(fields, indent=2, ensure_ascii=False)}\n"
-    text = _edited(begun)
+    text = begun
     while True:
+        try:
+            text = _edited(text)
+        except InvalidArgument as error:
+            if text == begun:
+                raise
+            _stderr().print(Text(str(error), style="red"))
+            _keep(text, error)
         said_now = "\n".join(line for line in text.split("\n") if not line.startswith("#"))
         if text == begun or not said_now.strip():
             Console().print("nothing changed")
@@ -229,11 +234,6 @@ def edit(user: User, store: Store = "", tenant: Tenant = "default") -> None:
             _again(str(error), "Edit and try again?", text, error)
         else:
             return
-        try:
-            text = _edited(text)
-        except InvalidArgument as error:
-            _stderr().print(Text(str(error), style="red"))
-            _keep(text, error)
 
 
 @app.command()

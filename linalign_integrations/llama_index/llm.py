@@ -298,7 +298,7 @@ class LinAlign(Adapter, Structured, FunctionCallingLLM):
     def _take_preferences(self, call: dict[str, Any], **levels: Any) -> Preferences:
         given = call.get("preferences")
         if self._settled is not None and (given is None or isinstance(given, Preferences)):
-            said = {} if given is None else {n: getattr(given, n) for n in given.model_fields_set}
+            said = {} if given is None else given._said()
             call["preferences"] = self._settled.model_copy(update=said)
         return super()._take_preferences(call, **levels)
 
@@ -357,14 +357,14 @@ def _schemas(tools: Any) -> Any:
 
 def _schema(tool: Any) -> Any:
     """A tool of LlamaIndex's, or a function, as a function schema; else for others to judge."""
+    from linalign_integrations.prompts.tools import TOOL_NAME
+
     if isfunction(tool) or ismethod(tool):
         tool = FunctionTool.from_defaults(tool)
     about = getattr(tool, "metadata", None)
     if not isinstance(about, ToolMetadata):
         return tool
     schema = about.to_openai_tool(skip_length_check=True)
-    from linalign_integrations.prompts.tools import TOOL_NAME
-
     if TOOL_NAME.fullmatch(about.name or ""):
         # LlamaIndex writes it as OpenAI allows, and then finds no tool of that name to run.
         schema["function"]["name"] = about.name

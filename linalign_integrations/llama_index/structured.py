@@ -6,6 +6,7 @@ import asyncio
 import json
 import warnings
 from abc import abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from llama_index.core.base.llms.generic_utils import (
@@ -252,9 +253,7 @@ class _Asked(Generic[_Object]):
             )
         self.kind = kind
         self._prompt, self._prompt_args = prompt, prompt_args
-        # With all fields optional, and made where a stream needs it.
-        self._partial: type[BaseModel] | None = None
-        # It knows no aliases.
+        # The class with optional fields knows no aliases.
         self._names = {
             key: name
             for name, field in kind.model_fields.items()
@@ -268,6 +267,11 @@ class _Asked(Generic[_Object]):
                 output_cls=kind, template=prompt, template_args=prompt_args
             )
         )
+
+    @cached_property
+    def _partial(self) -> type[BaseModel]:
+        """The class with all fields optional, which only streams need."""
+        return create_flexible_model(self.kind)
 
     def prepare(self, llm: LLM, kwargs: dict[str, Any]) -> tuple[Extraction, dict[str, Any]]:
         """What to ask, LlamaIndex's system prompt included, and how."""
@@ -299,7 +303,6 @@ class _Asked(Generic[_Object]):
             if not isinstance(read, dict):
                 return None
             named = {self._names.get(key, key): value for key, value in read.items()}
-            self._partial = self._partial or create_flexible_model(self.kind)
             made = self._partial.model_validate(named)
         if made == self._last:
             return None

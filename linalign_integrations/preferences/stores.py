@@ -309,8 +309,7 @@ class _Sqlite(Home):
     def purge(self) -> None:
         # Not certain, since a reader of an older state may stand in the way. Nobody waits for that:
         # the next deletion takes this one's traces along.
-        busy = (sqlite3.OperationalError, ProfileStoreFailed)
-        with suppress(*busy), self._writing() as connection:
+        with suppress(sqlite3.OperationalError, ProfileStoreFailed), self._writing() as connection:
             connection.execute("PRAGMA busy_timeout=0")
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
