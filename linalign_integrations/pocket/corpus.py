@@ -58,7 +58,7 @@ __all__ = [
     "scenes",
 ]
 
-OBEYED = 0.45
+OBEYED = 0.4
 # How often a conversation asks for two values of a dimension, so that neither is favoured.
 TORN = 0.4
 # Of how many draws of each of two opposites chance decides the order.
@@ -412,7 +412,8 @@ class Writer:
             scene.principles[:2] = [self._joined(values[0], values[1])]
         if values and rng.random() < TORN:
             # Somebody who wants both of two opposites is given one of them, whichever comes first.
-            name, value = rng.choice(values)
+            # A format shows later than an opening, so that fewer learnt tokens decide it.
+            name, value = min(values, key=lambda one: (one[0] != "format", rng.random()))
             others = [
                 (name, one)
                 for one in PRIOR[name]
@@ -420,7 +421,9 @@ class Writer:
             ]
             if not others:
                 return
-            _, other = rng.choice(others)
+            # The commonest of three values needs it least.
+            rarity = [1 / PRIOR[name][one] for _, one in others]
+            [(_, other)] = rng.choices(others, rarity)
             scene.torn[name] = other
             scene.principles.insert(
                 rng.randrange(len(scene.principles) + 1), self._principle((name, other))
