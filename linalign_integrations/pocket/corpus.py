@@ -58,7 +58,7 @@ __all__ = [
     "scenes",
 ]
 
-OBEYED = 0.4
+OBEYED = 0.45
 # How often a conversation asks for two values of a dimension, so that neither is favoured.
 TORN = 0.4
 # Of how many draws of each of two opposites chance decides the order.
@@ -412,8 +412,7 @@ class Writer:
             scene.principles[:2] = [self._joined(values[0], values[1])]
         if values and rng.random() < TORN:
             # Somebody who wants both of two opposites is given one of them, whichever comes first.
-            # A format shows later than an opening, so that fewer learnt tokens decide it.
-            name, value = min(values, key=lambda one: (one[0] != "format", rng.random()))
+            name, value = rng.choice(values)
             others = [
                 (name, one)
                 for one in PRIOR[name]
@@ -421,9 +420,7 @@ class Writer:
             ]
             if not others:
                 return
-            # The commonest of three values needs it least.
-            rarity = [1 / PRIOR[name][one] for _, one in others]
-            [(_, other)] = rng.choices(others, rarity)
+            _, other = rng.choice(others)
             scene.torn[name] = other
             scene.principles.insert(
                 rng.randrange(len(scene.principles) + 1), self._principle((name, other))
