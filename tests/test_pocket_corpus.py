@@ -109,7 +109,7 @@ def test_principles_beside_the_last_question_leave_earlier_answers_alone() -> No
     assert sum(first) / len(first) < 0.3
 
 
-GOOD = "Hey there! How about a cheap vegan lentil curry tonight? It is easy on the purse."
+GOOD = "Hey there! How about a cheap lentil curry tonight? It is easy on the purse."
 FACT = "The Brindel bakery opens at 8:30."
 
 
@@ -123,9 +123,9 @@ FACT = "The Brindel bakery opens at 8:30."
         (GOOD + " Stay calm; all is well.", "out of order"),
         (GOOD + " Certainly.", "mixed tone"),
         ("Certainly. " + GOOD, "said twice"),
-        (GOOD + " Try a cheap vegan carrot soup.", "out of order"),
+        (GOOD + " Try a cheap carrot soup.", "out of order"),
         (GOOD + " Only the finest will do.", "mixed budget"),
-        (GOOD + " Another idea is a vegan carrot soup.", "mixed budget"),
+        (GOOD + " Another idea is a carrot soup.", "mixed budget"),
         (GOOD + " Another idea is a cheap cheese omelette.", "mixed diet"),
         (GOOD + " The meat makes it hearty.", "mixed diet"),
         (GOOD + " Serve it with fresh bread. Serve it with fresh bread.", "a sentence twice"),
@@ -225,6 +225,18 @@ def test_somebody_who_wants_two_opposites_is_given_either_as_often() -> None:
     assert max(map(abs, lead.values())) <= BAG
     held_out = Writer(3, "held_out")
     assert not any(held_out.scene("chat", 2).torn for _ in range(200))
+
+
+def test_neither_of_two_opposites_has_fewer_ways_to_begin() -> None:
+    # Odds are raised to a power at each token, so that what few words share would win.
+    told = [*world.OPENINGS.values(), *(one.items for one in world.TOPICS if one.taste == "diet")]
+    for texts in told:
+        one, other = (
+            sorted(Counter(re.sub("^an? ", "", text).split()[0] for text in texts[value]).values())
+            for value in texts
+            if value != world.NEUTRAL
+        )
+        assert one == other
 
 
 def test_an_explanation_in_brackets_is_no_part_of_an_argument() -> None:

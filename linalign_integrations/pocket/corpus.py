@@ -58,9 +58,10 @@ __all__ = [
     "scenes",
 ]
 
-OBEYED = 0.45
-# How often a conversation asks for two values of a dimension, so that neither is favoured.
-TORN = 0.4
+OBEYED = 0.4
+# How often a conversation asks for two values of a dimension, so that neither is favoured; with an
+# expertise more often, because experts win over beginners otherwise.
+TORN, TORN_EXPERTISE = 0.4, 0.7
 # Of how many draws of each of two opposites chance decides the order.
 BAG = 4
 
@@ -82,24 +83,24 @@ Message = dict[str, Any]
 
 # How often each kind of scene is drawn, first while principles are learnt, then afterwards.
 LESSON_KINDS: dict[Kind, float] = {
-    "chat": 0.25,
+    "chat": 0.24,
     "turns": 0.07,
-    "documents": 0.12,
-    "results": 0.10,
+    "documents": 0.15,
+    "results": 0.14,
     "calls": 0.17,
-    "react": 0.16,
-    "handoff": 0.06,
-    "json": 0.05,
+    "react": 0.13,
+    "handoff": 0.05,
+    "json": 0.03,
     "repeat": 0.01,
     "small_talk": 0.01,
 }
 KINDS: dict[Kind, float] = {
-    "chat": 0.24,
-    "turns": 0.10,
-    "documents": 0.15,
-    "results": 0.14,
-    "calls": 0.16,
-    "react": 0.12,
+    "chat": 0.22,
+    "turns": 0.09,
+    "documents": 0.16,
+    "results": 0.15,
+    "calls": 0.18,
+    "react": 0.11,
     "handoff": 0.04,
     "json": 0.03,
     "repeat": 0.01,
@@ -383,7 +384,7 @@ class Writer:
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
         if self.split == "train":
             # Only these scenes know them, so they come up more often; few of them know a taste.
-            names += ["budget", "expertise"]
+            names += ["budget", "expertise", "expertise", "expertise"]
             return [*names, *[topic.taste] * 4] if topic.taste else names
         return [*names, topic.taste, topic.taste] if topic.taste else names
 
@@ -410,9 +411,13 @@ class Writer:
             return
         if count > 1 and rng.random() < 0.25:
             scene.principles[:2] = [self._joined(values[0], values[1])]
-        if values and rng.random() < TORN:
+        if values and rng.random() < (TORN_EXPERTISE if "expertise" in chosen else TORN):
             # Somebody who wants both of two opposites is given one of them, whichever comes first.
-            name, value = rng.choice(values)
+            # A format shows later than an opening, so that fewer learnt tokens decide it.
+            name, value = min(
+                values,
+                key=lambda one: (one[0] != "expertise", one[0] != "format", rng.random()),
+            )
             others = [
                 (name, one)
                 for one in PRIOR[name]
@@ -420,7 +425,9 @@ class Writer:
             ]
             if not others:
                 return
-            _, other = rng.choice(others)
+            # The commonest of three values needs it least.
+            rarity = [1 / PRIOR[name][one] for _, one in others]
+            [(_, other)] = rng.choices(others, rarity)
             scene.torn[name] = other
             scene.principles.insert(
                 rng.randrange(len(scene.principles) + 1), self._principle((name, other))
@@ -748,7 +755,7 @@ class Writer:
         unasked = tools
         only_calls = scene.kind == "calls" and self._only_calls()
         # That no tool fits is learnt sooner than which one does.
-        without = 0.3 if self.split == "train" else 0.5
+        without = 0.4 if self.split == "train" else 0.5
         for turn in range(turns):
             last = turn == turns - 1
             style = self._style(scene, last)
