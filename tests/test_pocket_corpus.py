@@ -227,6 +227,19 @@ def test_somebody_who_wants_two_opposites_is_given_either_as_often() -> None:
     assert not any(held_out.scene("chat", 2).torn for _ in range(200))
 
 
+def test_no_value_is_stated_alone_more_often_than_its_opposite() -> None:
+    # Some belong to more held-out pairs than others, and are refused more often.
+    writer = Writer(4)
+    stated: Counter[tuple[str, str]] = Counter()
+    for _ in range(3000):
+        scene = writer.scene("chat", 3)
+        stated.update(one for one in scene.wanted.items() if one[0] not in scene.torn)
+    for name, values in world.PRIOR.items():
+        counts = [stated[name, value] for value in values]
+        assert min(counts) > 50
+        assert max(counts) - min(counts) <= 2 * BAG
+
+
 def test_neither_of_two_opposites_has_fewer_ways_to_begin() -> None:
     # Odds are raised to a power at each token, so that what few words share would win.
     told = [*world.OPENINGS.values(), *(one.items for one in world.TOPICS if one.taste == "diet")]

@@ -281,7 +281,7 @@ class Writer:
         self.draws = Draws(self.rng, split)
         self.split = split
         self.lesson = lesson
-        self.bags: dict[frozenset[str], list[str]] = {}
+        self.bags: dict[str, list[str]] = {}
 
     def scene(
         self,
@@ -398,9 +398,11 @@ class Writer:
             if self.split == "train" and chosen and rng.random() < 0.06:
                 # A principle the question has no use for must leave the answer alone.
                 chosen[0] = rng.choice([name for name in PRIOR if name not in chosen])
-            values = [(name, rng.choice(tuple(PRIOR[name]))) for name in chosen]
+            values = [(name, self._value(name)) for name in chosen]
             pairs = [is_held_out_pair(*pair) for pair in itertools.combinations(values, 2)]
             if self.split == "train" and any(pairs):
+                for name, value in values:
+                    self.bags[name].append(value)
                 continue
             if self.split == "held_out" and pairs and not any(pairs):
                 continue
@@ -429,9 +431,25 @@ class Writer:
             rarity = [1 / PRIOR[name][one] for _, one in others]
             [(_, other)] = rng.choices(others, rarity)
             scene.torn[name] = other
+            # Both are stated here, so that neither counts.
+            self.bags[name].append(value)
             scene.principles.insert(
                 rng.randrange(len(scene.principles) + 1), self._principle((name, other))
             )
+
+    def _value(self, name: str) -> str:
+        """Draw the value of a dimension; in training each as often as the others.
+
+        Some values belong to more held-out pairs than others. Refused as often as that, they would
+        be stated less often, and a model leans to what it is asked for most.
+        """
+        values = tuple(PRIOR[name])
+        if self.split != "train":
+            return self.rng.choice(values)
+        bag = self.bags.setdefault(name, [])
+        if len(bag) < len(values):
+            bag += sorted(values) * BAG
+        return bag.pop(self.rng.randrange(len(bag)))
 
     def _style(self, scene: Scene, last: bool) -> Style:
         """Draw the style of an answer, deaf to principles that come only with a later question."""
@@ -453,7 +471,7 @@ class Writer:
 
         Independent draws lean to one of them for hundreds of steps, and so would the model.
         """
-        bag = self.bags.setdefault(frozenset(opposites), [])
+        bag = self.bags.setdefault("|".join(sorted(opposites)), [])
         if not bag:
             bag += sorted(opposites) * BAG
             self.rng.shuffle(bag)
