@@ -29,7 +29,7 @@ from linalign_integrations.pocket.composition import AGAINST, ALONE, BESIDE, Com
 if TYPE_CHECKING:
     from pathlib import Path
 
-# With 3, the plain model shows a value beside another by chance in none.
+# With 3, chance may have the plain model show none of the values beside another.
 CASES = 8
 
 

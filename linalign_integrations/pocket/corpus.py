@@ -62,7 +62,7 @@ OBEYED = 0.4
 # How often a conversation asks for two values of a dimension, so that neither is favoured; with an
 # expertise more often, because experts win over beginners otherwise.
 TORN, TORN_EXPERTISE = 0.4, 0.7
-# Of how many draws of each of two opposites chance decides the order.
+# Of how many draws of each value chance decides the order.
 BAG = 4
 
 Kind = Literal[
@@ -281,7 +281,8 @@ class Writer:
         self.draws = Draws(self.rng, split)
         self.split = split
         self.lesson = lesson
-        self.bags: dict[str, list[str]] = {}
+        self.bags: dict[frozenset[str], list[str]] = {}
+        self.unstated: dict[str, list[str]] = {}
 
     def scene(
         self,
@@ -384,7 +385,7 @@ class Writer:
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
         if self.split == "train":
             # Only these scenes know them, so they come up more often; few of them know a taste.
-            names += ["budget", "expertise", "expertise", "expertise"]
+            names += ["budget", *["expertise"] * 3]
             return [*names, *[topic.taste] * 4] if topic.taste else names
         return [*names, topic.taste, topic.taste] if topic.taste else names
 
@@ -398,11 +399,9 @@ class Writer:
             if self.split == "train" and chosen and rng.random() < 0.06:
                 # A principle the question has no use for must leave the answer alone.
                 chosen[0] = rng.choice([name for name in PRIOR if name not in chosen])
-            values = [(name, self._value(name)) for name in chosen]
+            values = [(name, rng.choice(self._choices(name))) for name in chosen]
             pairs = [is_held_out_pair(*pair) for pair in itertools.combinations(values, 2)]
             if self.split == "train" and any(pairs):
-                for name, value in values:
-                    self.bags[name].append(value)
                 continue
             if self.split == "held_out" and pairs and not any(pairs):
                 continue
@@ -414,42 +413,50 @@ class Writer:
         if count > 1 and rng.random() < 0.25:
             scene.principles[:2] = [self._joined(values[0], values[1])]
         if values and rng.random() < (TORN_EXPERTISE if "expertise" in chosen else TORN):
-            # Somebody who wants both of two opposites is given one of them, whichever comes first.
-            # A format shows later than an opening, so that fewer learnt tokens decide it.
-            name, value = min(
-                values,
-                key=lambda one: (one[0] != "expertise", one[0] != "format", rng.random()),
-            )
-            others = [
-                (name, one)
-                for one in PRIOR[name]
-                if one != value and not any(is_held_out_pair((name, one), also) for also in values)
-            ]
-            if not others:
-                return
-            # The commonest of three values needs it least.
-            rarity = [1 / PRIOR[name][one] for _, one in others]
-            [(_, other)] = rng.choices(others, rarity)
-            scene.torn[name] = other
-            # Both are stated here, so that neither counts.
-            self.bags[name].append(value)
-            scene.principles.insert(
-                rng.randrange(len(scene.principles) + 1), self._principle((name, other))
-            )
+            self._contradict(scene, values)
+        for name, value in values:
+            # Where both of two opposites are stated, neither counts.
+            if name not in scene.torn:
+                self.unstated[name].remove(value)
 
-    def _value(self, name: str) -> str:
-        """Draw the value of a dimension; in training each as often as the others.
+    def _choices(self, name: str) -> Sequence[str]:
+        """List values of a dimension to choose from; in training those that are still to be stated.
 
-        Some values belong to more held-out pairs than others. Refused as often as that, they would
-        be stated less often, and a model leans to what it is asked for most.
+        Some belong to more held-out pairs than others. Refused as often as that, they would be
+        stated less often, and a model leans to what it is asked for most.
         """
         values = tuple(PRIOR[name])
         if self.split != "train":
-            return self.rng.choice(values)
-        bag = self.bags.setdefault(name, [])
-        if len(bag) < len(values):
-            bag += sorted(values) * BAG
-        return bag.pop(self.rng.randrange(len(bag)))
+            return values
+        left = self.unstated.setdefault(name, [])
+        if len(left) < len(values):
+            left += values * BAG
+        return left
+
+    def _contradict(self, scene: Scene, values: Sequence[Value]) -> None:
+        """State the opposite of one of these values as well, where no held-out pair forbids it.
+
+        Somebody who wants both of two opposites is given one of them, whichever comes first.
+        """
+        rng = self.rng
+        # A format shows later than an opening, so that fewer learnt tokens decide it.
+        name, value = min(
+            values, key=lambda one: (one[0] != "expertise", one[0] != "format", rng.random())
+        )
+        others = [
+            (name, one)
+            for one in PRIOR[name]
+            if one != value and not any(is_held_out_pair((name, one), also) for also in values)
+        ]
+        if not others:
+            return
+        # The commonest of three values needs it least.
+        rarity = [1 / PRIOR[name][one] for _, one in others]
+        [(_, other)] = rng.choices(others, rarity)
+        scene.torn[name] = other
+        scene.principles.insert(
+            rng.randrange(len(scene.principles) + 1), self._principle((name, other))
+        )
 
     def _style(self, scene: Scene, last: bool) -> Style:
         """Draw the style of an answer, deaf to principles that come only with a later question."""
@@ -471,7 +478,7 @@ class Writer:
 
         Independent draws lean to one of them for hundreds of steps, and so would the model.
         """
-        bag = self.bags.setdefault("|".join(sorted(opposites)), [])
+        bag = self.bags.setdefault(frozenset(opposites), [])
         if not bag:
             bag += sorted(opposites) * BAG
             self.rng.shuffle(bag)
