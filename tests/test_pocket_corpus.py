@@ -203,26 +203,40 @@ def test_the_judge_accepts_only_what_the_documents_say() -> None:
     assert invented.unknown == ["The Tovin museum closes at 9:99."]
 
 
-def test_somebody_who_wants_two_opposites_is_given_either_as_often() -> None:
-    writer = Writer(3, lesson=True)
-    torn = [scene for scene in (writer.scene("chat", 1) for _ in range(6000)) if scene.torn]
-    assert {frozenset(scene.wanted.items() | scene.torn.items()) for scene in torn} == {
-        frozenset((name, value) for value in pair)
+def images(seed: int, count: int) -> list[tuple[Scene, Scene]]:
+    """Scenes of one question for advice, each with its mirror image."""
+    writer = Writer(seed)
+    drawn = (tuple(writer.images()) for _ in range(count))
+    return [pair for pair in drawn if len(pair) == 2 and pair[0].kind == "chat"]
+
+
+def test_what_chance_decides_between_likes_goes_the_other_way_in_a_mirror_image() -> None:
+    seen: Counter[str] = Counter()
+    for scene, image in images(4, 500):
+        assert scene.messages(answered=False) == image.messages(answered=False)
+        one, other = (read(styled(each)[-1]).values for each in (scene, image))
+        for name in {"tone", "mood", "dialect"} - scene.wanted.keys():
+            likes = {frozenset(world.PRIOR[name]), frozenset((world.NEUTRAL,))}
+            assert frozenset((one[name], other[name])) in likes
+            seen[one[name]] += 1
+    assert {"formal", "friendly", "cheerful", "calm", "pirate", "shakespeare"} < seen.keys()
+
+
+def test_somebody_who_wants_two_opposites_is_given_one_and_in_the_mirror_image_the_other() -> None:
+    asked = set()
+    for scene, image in images(3, 5000):
+        assert image.torn == scene.torn
+        for name, other in scene.torn.items():
+            opposites = frozenset((scene.wanted[name], other))
+            asked.add((name, opposites))
+            if name in ("tone", "mood", "dialect"):
+                given = (read(styled(each)[-1]).values[name] for each in (scene, image))
+                assert frozenset(given) == opposites
+    assert asked == {
+        (name, frozenset(pair))
         for name, values in world.PRIOR.items()
         for pair in itertools.combinations(values, 2)
     }
-    lead: Counter[str] = Counter()
-    for scene in torn:
-        if not {"tone", "mood"} & scene.torn.keys():
-            continue
-        [(name, other)] = scene.torn.items()
-        reading = read(styled(scene)[-1])
-        shown = [reading.shows(name, one) for one in (scene.wanted[name], other)]
-        assert sum(shown) == 1
-        assert len(scene.principles) == 2
-        first, _ = world.PRIOR[name]
-        lead[name] += 1 if shown[scene.wanted[name] != first] else -1
-    assert max(map(abs, lead.values())) <= BAG
     held_out = Writer(3, "held_out")
     assert not any(held_out.scene("chat", 2).torn for _ in range(200))
 

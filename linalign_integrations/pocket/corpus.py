@@ -6,12 +6,17 @@ of the time; otherwise the value comes from the plain prior. A language model tr
 follows principles weakly, as larger models do, and that weak pull is what linear alignment
 amplifies.
 
+Where both of two opposites are asked for, training always gives one of them, and every scene comes
+with its mirror image, in which the other is given: neither may be favoured, because linear
+alignment would amplify that as well.
+
 What never occurs in the training split: the `unseen` wordings of a principle, about one in six
 pairs of values, and one in eight invented names; tools of the held-out split bear such names, and
 so do parameters that are asked for by their own name. Parameters that a question words, such as
 days or guests, are the same in both.
 """
 
+import copy
 import itertools
 import json
 import random
@@ -59,9 +64,8 @@ __all__ = [
 ]
 
 OBEYED = 0.4
-# How often a conversation asks for two values of a dimension, so that neither is favoured; with an
-# expertise more often, because experts win over beginners otherwise.
-TORN, TORN_EXPERTISE = 0.4, 0.7
+# How often a conversation asks for two values of a dimension, so that neither is favoured.
+TORN = 0.45
 # Of how many draws of each value chance decides the order.
 BAG = 4
 
@@ -81,17 +85,18 @@ Style = dict[str, str]
 Value = tuple[str, str]
 Message = dict[str, Any]
 
-# How often each kind of scene is drawn, first while principles are learnt, then afterwards.
+# How often each kind of scene is drawn in proportion to the others, first while principles are
+# learnt, then afterwards. What has no style comes without a mirror image, and counts half.
 LESSON_KINDS: dict[Kind, float] = {
     "chat": 0.24,
     "turns": 0.07,
     "documents": 0.15,
     "results": 0.14,
-    "calls": 0.17,
-    "react": 0.13,
-    "handoff": 0.05,
-    "json": 0.03,
-    "repeat": 0.01,
+    "calls": 0.22,
+    "react": 0.16,
+    "handoff": 0.06,
+    "json": 0.06,
+    "repeat": 0.02,
     "small_talk": 0.01,
 }
 KINDS: dict[Kind, float] = {
@@ -99,11 +104,11 @@ KINDS: dict[Kind, float] = {
     "turns": 0.09,
     "documents": 0.16,
     "results": 0.15,
-    "calls": 0.18,
-    "react": 0.11,
-    "handoff": 0.04,
-    "json": 0.03,
-    "repeat": 0.01,
+    "calls": 0.24,
+    "react": 0.14,
+    "handoff": 0.05,
+    "json": 0.06,
+    "repeat": 0.02,
     "small_talk": 0.01,
 }
 
@@ -281,8 +286,24 @@ class Writer:
         self.draws = Draws(self.rng, split)
         self.split = split
         self.lesson = lesson
-        self.bags: dict[frozenset[str], list[str]] = {}
+        self.mirrored = False
         self.unstated: dict[str, list[str]] = {}
+
+    def images(self) -> Iterator[Scene]:
+        """Draw a scene and its mirror image, where that differs.
+
+        There chance gives the other one of two values that are as likely. Independent draws lean to
+        one of them for hundreds of steps, and so would the model.
+        """
+        before, unstated = self.rng.getstate(), copy.deepcopy(self.unstated)
+        scene = self.scene()
+        yield scene
+        self.rng.setstate(before)
+        self.unstated, self.mirrored = unstated, True
+        image = self.scene()
+        self.mirrored = False
+        if image != scene:
+            yield image
 
     def scene(
         self,
@@ -321,8 +342,9 @@ class Writer:
         scene = Scene(kind, placement=placement)
         if rng.random() < 0.2:
             scene.system = rng.choice(world.NEUTRAL_SYSTEMS)
-        # One topic alone knows diets, so it comes up more often.
-        weights = [3 if one.taste == "diet" else 1 for one in world.TOPICS]
+        # One topic alone knows diets, so it comes up more often, most of all in training.
+        often = 6 if self.split == "train" else 3
+        weights = [often if one.taste == "diet" else 1 for one in world.TOPICS]
         topic = rng.choices(world.TOPICS, weights)[0]
         self._state(scene, self._dimensions(kind, topic), principles)
         match kind:
@@ -384,9 +406,10 @@ class Writer:
             return ["tone", "length", "format", "mood", "dialect"]
         names = ["tone", "length", "budget", "expertise", "format", "mood", "dialect"]
         if self.split == "train":
-            # Only these scenes know them, so they come up more often; few of them know a taste.
-            names += ["budget", *["expertise"] * 3]
-            return [*names, *[topic.taste] * 4] if topic.taste else names
+            # Other scenes know no budget and no expertise, few of these know a taste, and a format
+            # shows late in an answer: all of them come up more often.
+            names += ["budget", "format", "format", *["expertise"] * 4]
+            return [*names, *[topic.taste] * 6] if topic.taste else names
         return [*names, topic.taste, topic.taste] if topic.taste else names
 
     def _state(self, scene: Scene, dimensions: Sequence[str], count: int) -> None:
@@ -412,7 +435,7 @@ class Writer:
             return
         if count > 1 and rng.random() < 0.25:
             scene.principles[:2] = [self._joined(values[0], values[1])]
-        if values and rng.random() < (TORN_EXPERTISE if "expertise" in chosen else TORN):
+        if values and rng.random() < TORN:
             self._contradict(scene, values)
         for name, value in values:
             # Where both of two opposites are stated, neither counts.
@@ -436,13 +459,10 @@ class Writer:
     def _contradict(self, scene: Scene, values: Sequence[Value]) -> None:
         """State the opposite of one of these values as well, where no held-out pair forbids it.
 
-        Somebody who wants both of two opposites is given one of them, whichever comes first.
+        Somebody who wants both of two opposites is always given one of them, whichever comes first.
         """
         rng = self.rng
-        # A format shows later than an opening, so that fewer learnt tokens decide it.
-        name, value = min(
-            values, key=lambda one: (one[0] != "expertise", one[0] != "format", rng.random())
-        )
+        name, value = rng.choice(values)
         others = [
             (name, one)
             for one in PRIOR[name]
@@ -460,29 +480,30 @@ class Writer:
 
     def _style(self, scene: Scene, last: bool) -> Style:
         """Draw the style of an answer, deaf to principles that come only with a later question."""
-        heard = last or scene.placement == "system"
+        heard = scene.wanted if last or scene.placement == "system" else {}
         style = {}
-        for name, prior in PRIOR.items():
-            if heard and name in scene.wanted and (self.lesson or self.rng.random() < OBEYED):
-                style[name] = scene.wanted[name]
-                if name in scene.torn:
-                    style[name] = self._either(scene.wanted[name], scene.torn[name])
-                continue
-            values = (*prior, NEUTRAL)
-            weights = (*prior.values(), max(0.0, 1 - sum(prior.values())))
-            style[name] = self.rng.choices(values, weights)[0]
+        for name in PRIOR:
+            if name in heard and name in scene.torn:
+                style[name] = self._either(heard[name], scene.torn[name])
+            elif name in heard and (self.lesson or self.rng.random() < OBEYED):
+                style[name] = heard[name]
+            else:
+                style[name] = self._unasked(name)
         return style
 
-    def _either(self, *opposites: str) -> str:
-        """Draw one of two opposites, each as often as the other.
+    def _unasked(self, name: str) -> str:
+        """Draw a value of a dimension from the plain prior."""
+        prior = PRIOR[name]
+        values = (*prior, NEUTRAL)
+        weights = (*prior.values(), max(0.0, 1 - sum(prior.values())))
+        [value] = self.rng.choices(values, weights)
+        alike = [one for one in prior if prior[one] == prior.get(value)]
+        return self._either(*alike) if alike else value
 
-        Independent draws lean to one of them for hundreds of steps, and so would the model.
-        """
-        bag = self.bags.setdefault(frozenset(opposites), [])
-        if not bag:
-            bag += sorted(opposites) * BAG
-            self.rng.shuffle(bag)
-        return bag.pop()
+    def _either(self, *values: str) -> str:
+        """Draw one of two values that are as likely, in a mirror image the other."""
+        at = self.rng.randrange(len(values))
+        return values[-1 - at if self.mirrored else at]
 
     def _chat(self, scene: Scene, topic: Topic, turns: int) -> None:
         rng = self.rng
@@ -958,5 +979,5 @@ def scenes(
 ) -> Iterator[Scene]:
     """Draw `count` scenes from a seed; the rest is as in `Writer`."""
     writer = Writer(seed, split, lesson=lesson)
-    for _ in range(count):
-        yield writer.scene()
+    drawn = itertools.chain.from_iterable(writer.images() for _ in itertools.count())
+    yield from itertools.islice(drawn, count)
