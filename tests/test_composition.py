@@ -72,15 +72,22 @@ def test_a_principle_is_still_followed_beside_another(measured: Composition) -> 
         assert fmean(shares) > 0.6
 
 
-def test_of_two_opposites_the_heavier_wins_more_and_equal_ones_share(
-    measured: Composition,
-) -> None:
+def test_of_two_opposites_the_heavier_wins_more(measured: Composition) -> None:
     heavier, lighter = (followed(measured, AGAINST, *pair) for pair in ((2.0, 1.0), (1.0, 2.0)))
     assert fmean(heavier.values()) > fmean(lighter.values()) + 0.2
-    equal = [measured.of(AGAINST, dimension)[1.0, 1.0].followed for dimension in world.PRIOR]
-    # Not for every dimension: some values are louder to the model than their opposites.
-    assert fmean(min(both) for both in equal) > 0.1
-    assert all(sum(both) <= 1 for both in equal), "no answer shows both"
+
+
+def test_two_opposites_of_equal_weight_come_out_balanced_on_every_dimension(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(composition, "WEIGHTS", ())
+    monkeypatch.setattr(composition, "TILTS", ((1.0, 1.0),))
+    found = composition.compose("pocket", 80, advance=lambda _: None)
+    for dimension in world.PRIOR:
+        both = found.of(AGAINST, dimension)[1.0, 1.0].followed
+        assert sum(both) <= 1, "no answer shows both"
+        # The documented figures are 0.3 or more; another processor may draw a few other answers.
+        assert min(both) / sum(both) > 0.25, dimension
 
 
 def made_up(count: int = 50) -> Composition:
