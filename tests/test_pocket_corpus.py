@@ -206,8 +206,8 @@ def test_the_judge_accepts_only_what_the_documents_say() -> None:
 def images(seed: int, count: int) -> list[tuple[Scene, Scene]]:
     """Scenes of one question for advice, each with its mirror image."""
     writer = Writer(seed)
-    drawn = (tuple(writer.images()) for _ in range(count))
-    return [pair for pair in drawn if len(pair) == 2 and pair[0].kind == "chat"]
+    drawn = (writer.images() for _ in range(count))
+    return [(one, *image) for one, *image in drawn if image and one.kind == "chat"]
 
 
 def test_what_chance_decides_between_likes_goes_the_other_way_in_a_mirror_image() -> None:

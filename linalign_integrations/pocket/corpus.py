@@ -289,7 +289,7 @@ class Writer:
         self.mirrored = False
         self.unstated: dict[str, list[str]] = {}
 
-    def images(self) -> Iterator[Scene]:
+    def images(self) -> list[Scene]:
         """Draw a scene and its mirror image, where that differs.
 
         There chance gives the other one of two values that are as likely. Independent draws lean to
@@ -297,13 +297,11 @@ class Writer:
         """
         before, unstated = self.rng.getstate(), copy.deepcopy(self.unstated)
         scene = self.scene()
-        yield scene
         self.rng.setstate(before)
         self.unstated, self.mirrored = unstated, True
         image = self.scene()
         self.mirrored = False
-        if image != scene:
-            yield image
+        return [scene] if image == scene else [scene, image]
 
     def scene(
         self,
@@ -977,7 +975,7 @@ def _without(tools: Sequence[Tool], calls: Sequence[Call]) -> list[Tool]:
 def scenes(
     seed: int | str, count: int, split: Split = "train", *, lesson: bool = False
 ) -> Iterator[Scene]:
-    """Draw `count` scenes from a seed; the rest is as in `Writer`."""
+    """Draw `count` scenes from a seed, each before its mirror image; the rest is as in `Writer`."""
     writer = Writer(seed, split, lesson=lesson)
     drawn = itertools.chain.from_iterable(writer.images() for _ in itertools.count())
     yield from itertools.islice(drawn, count)
